@@ -49,6 +49,8 @@ class TpspruneError(Exception):
 
     is_told = False
     """Whether another process of the run has met it, and says so."""
+    is_everywhere = False
+    """Whether all processes of the run raise it: nobody waits to hear of it."""
 
     def __str__(self) -> str:
         return printable(super().__str__())

@@ -122,6 +122,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "--from",
             "--gate",
             "--json",
+            "--machines",
             "--out",
             "--pairs",
             "--per-day",

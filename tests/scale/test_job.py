@@ -79,6 +79,45 @@ def test_a_run_that_is_resumed_by_another_job_is_that_jobs(tmp_path: Path, job: 
     assert start(tmp_path).record.processes == (1, 1, 1)
 
 
+def test_a_run_that_one_process_began_stays_in_one_shard(tmp_path: Path, job: pytest.MonkeyPatch) -> None:
+    folder = RunFolder.create(tmp_path, "small", "0123abcd")
+    write_text_atomically(folder.recipe, "seed = 0\n")
+    found = start(tmp_path, resume=True)
+    assert (found.record.shards, found.record.processes) == (1, (1, 1))
+
+
+def test_one_process_that_torchrun_started_is_known_after_a_restart(
+    tmp_path: Path, job: pytest.MonkeyPatch
+) -> None:
+    def start_one() -> Start:
+        return find_start(Alone(), tmp_path, "small", "0123abcd", resume=False, shards=None)
+
+    folder = begin(tmp_path, start_one())
+    job.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert start_one().found == folder
+
+
+def test_a_run_beside_an_older_one_is_found_when_it_is_finished(
+    tmp_path: Path, job: pytest.MonkeyPatch
+) -> None:
+    job.setenv("TORCHELASTIC_RUN_ID", "older")
+    begin(tmp_path, start(tmp_path))
+    job.setenv("TORCHELASTIC_RUN_ID", "mine")
+    with own_folder(start(tmp_path), tmp_path, "small", "0123abcd", again=True) as folder:
+        write_text_atomically(folder.result, "{}")
+    job.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert start(tmp_path).is_finished
+
+
+def test_a_run_that_another_process_holds_is_not_touched(tmp_path: Path, job: pytest.MonkeyPatch) -> None:
+    folder = begin(tmp_path, start(tmp_path))
+    before = (folder.state / "job.json").read_bytes()
+    job.setenv("TORCHELASTIC_RUN_ID", "another")
+    with folder.locked(), pytest.raises(RunFolderError, match="is in use"):
+        begin(tmp_path, start(tmp_path, resume=True))
+    assert (folder.state / "job.json").read_bytes() == before
+
+
 def test_the_number_of_shards_is_that_of_the_first_start(tmp_path: Path) -> None:
     begin(tmp_path, start(tmp_path))
     resumed = find_start(Alone(), tmp_path, "small", "0123abcd", resume=True, shards=None)

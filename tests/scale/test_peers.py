@@ -121,6 +121,51 @@ def test_two_fake_nodes_add_up_in_every_window() -> None:
     assert (joules, seconds, valid) == (90.0, 3.0, True)
 
 
+def test_windows_split_off_wait_for_the_other_node() -> None:
+    def work(peers: Paired) -> tuple[float | None, int]:
+        meter = Meter(energy.build(Energy(meter="fake"), 0))
+        with Ledger(meter, 0.0, peers) as ledger:
+            ledger.switch("train")
+            for _ in range(3 if peers.is_first else 5):
+                ledger.split_if_long()
+            assert not ledger.windows
+            ledger.close()
+            return ledger.total.joules, len(ledger.windows)
+
+    assert in_two(work, nodes=2)[0] == (15.0 * (4 + 6), 4)
+
+
+def test_what_two_nodes_took_until_a_fault_is_not_valid() -> None:
+    def work(peers: Paired) -> tuple[float | None, bool]:
+        ledger = Ledger(Meter(energy.build(Energy(meter="fake"), 0)), 0.0, peers)
+
+        def run() -> None:
+            with ledger:
+                ledger.switch("train")
+                ledger.split_if_long()
+                raise PeersError("broken off")
+
+        with pytest.raises(PeersError):
+            run()
+        return ledger.total.joules, any(each.valid for each in ledger.windows)
+
+    assert in_two(work, nodes=2) == [(None, False)] * 2
+
+
+def test_a_fault_before_a_meeting_within_is_heard_of() -> None:
+    def work(peers: Paired) -> str:
+        def set_up() -> None:
+            if peers.rank == 1:
+                raise PeersError("no data here")
+            peers.together(lambda: None)
+
+        with pytest.raises(PeersError) as error:
+            peers.together(set_up)
+        return str(error.value)
+
+    assert in_two(work) == ["rank 1: no data here"] * 2
+
+
 def test_only_train_runs_in_several_processes() -> None:
     done = CliRunner().invoke(main, ["recipes"], env={"WORLD_SIZE": "2", "RANK": "0"})
     assert done.exit_code == 2

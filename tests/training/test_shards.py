@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.training.test_loop import CPU, noisy, unchanged
+from tpsprune.errors import PeersError
 from tpsprune.numerics.peers import Alone
 from tpsprune.recipe.train import Train
 from tpsprune.training import evaluate, fit, make_optimizer
@@ -160,3 +161,42 @@ def test_shards_are_the_batch_cut_in_order(shards: int, step: int) -> None:
 
     for cut, whole in zip(at(shards), at(1), strict=True):
         assert torch.equal(cut, whole)
+
+
+class Branching(nn.Sequential):
+    """Calls its batch norm from a step on, and counts in whole numbers as it is told."""
+
+    counts: Tensor
+
+    def __init__(self, first: int, *, counts: str = "calls") -> None:
+        super().__init__(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+        self.first, self.passes, self.counting = first, 0, counts
+        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        if self.counting == "calls" or (self.counting == "later" and self.passes > self.first):
+            self.counts += 1
+        if self.counting == "passes":
+            self.counts += self.passes
+        x = self[0](x)
+        return self[2](self[1](x) if self.passes > self.first else x)
+
+
+def test_a_batch_norm_that_the_first_step_leaves_out_is_averaged_from_then_on() -> None:
+    model = Branching(first=2)
+    train(model, 2, steps=3)
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert int(norm.num_batches_tracked or 0) == 2
+    assert model.counts.tolist() == [3, 3]
+
+
+def test_a_counter_that_moves_differently_in_two_shards_is_refused_by_name() -> None:
+    with pytest.raises(PeersError, match="the buffer 'counts' holds whole numbers"):
+        train(Branching(first=0, counts="passes"), 2)
+
+
+def test_a_buffer_first_written_to_after_the_first_step_is_refused_by_name() -> None:
+    with pytest.raises(PeersError, match="the buffer 'counts' is written to in step 2 for the first time"):
+        train(Branching(first=2, counts="later"), 2)

@@ -1,7 +1,8 @@
 """The workers of a Dask cluster: found, checked, and given one job after the other.
 
 Dask sends what it is given as pickles, and runs it: whoever can reach a scheduler can run code on its
-workers. What comes back is not unpickled here: a job's result is text, and a client refuses anything else.
+workers, and the scheduler on the machine of the command, for Dask's messages may hold pickles. A job's result
+is text.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def connect(address: Address | str, *, alone: bool = False) -> Iterator[Cluster]
 
 @contextmanager
 def _connected(where: Address) -> Iterator[Client]:
-    # Results are text; whatever else a scheduler sends is refused, not unpickled.
+    # Results are text; what needs a pickle is no result.
     safe: dict[str, Any] = {"deserializers": ["dask", "msgpack"], "set_as_default": False}
     if where.workers:
         quiet: dict[str, Any] = {RETRIES: 0, "distributed.worker.profile.enabled": False}

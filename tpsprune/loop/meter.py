@@ -285,7 +285,7 @@ class Ledger:
             try:
                 if self._span is not None:
                     # Where one process fails the others may never come to this point.
-                    self._close(joins=error is None)
+                    self._close(joins=error is None, ends=error is not None)
             finally:
                 self._meter.close()
 
@@ -356,7 +356,7 @@ class Ledger:
         """Close the open window and journal it."""
         return self._close(joins=True)
 
-    def _close(self, *, joins: bool) -> Window:
+    def _close(self, *, joins: bool, ends: bool = False) -> Window:
         assert self._span is not None, "a window is open"
         joins = joins and self._peers.size > 1
         others: list[float] = []
@@ -370,17 +370,32 @@ class Ledger:
         closed = span.window
         if joins:
             closed = self._joined(closed, others)
-        elif self._peers.size > 1:
+        elif self._peers.nodes > 1:
             self._unsent.append(closed)
-        self._windows.append(closed)
-        if self._journal is not None:
-            self._journal.append(closed)
+            if ends:
+                self._lose_unsent()
+            return closed
+        self._keep([closed])
         return closed
+
+    def _keep(self, windows: Sequence[Window]) -> None:
+        self._windows.extend(windows)
+        if self._journal is not None:
+            self._journal.append_all(windows)
+
+    def _lose_unsent(self) -> None:
+        """Keep windows of this node whose others will never be known: without joules, and not valid."""
+        lost, self._unsent = self._unsent, []
+        fault = "the other nodes did not report: the run was broken off"
+        self._keep([replace(each, joules={}, valid=False, fault=each.fault or fault) for each in lost])
 
     def _joined(self, own: Window, cpu_seconds: Sequence[float]) -> Window:
         """Return a window with what other processes and nodes took since the last."""
         peers, unsent = self._peers, [*self._unsent, own]
-        self._unsent = []
+        # What was split off meanwhile could not be joined, and is kept now.
+        held, self._unsent = self._unsent, []
+        if held:
+            self._keep(held)
         if peers.nodes > 1:
             sent = [dump(each) for each in unsent] if peers.is_first_of_node else []
             of_node: dict[int, list[Window]] = {node: [] for node in range(1, peers.nodes)}

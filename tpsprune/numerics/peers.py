@@ -121,14 +121,13 @@ class AbstractPeers(ABC):
         try:
             made.append(make())
         except TpspruneError as error:
-            if self.size == 1:
+            if self.size == 1 or error.is_everywhere:
                 raise
             fault, own = str(error) or type(error).__name__, error
         for rank, found in enumerate(self.gather(fault)):
-            if found and rank == self.rank == 0:
-                raise own
             if found:
-                raise self._told(PeersError(f"rank {rank}: {found}" if rank else found))
+                is_own = rank == self.rank == 0
+                raise self._told(own if is_own else PeersError(f"rank {rank}: {found}" if rank else found))
         return made[0]
 
     def agree(
@@ -152,7 +151,7 @@ class AbstractPeers(ABC):
                 raise self._told(error)
 
     def _told(self, error: TpspruneError) -> TpspruneError:
-        error.is_told = not self.is_first
+        error.is_told, error.is_everywhere = not self.is_first, True
         return error
 
     def meet(self, call: str) -> None:  # noqa: B027 -- one process has nobody to wait for

@@ -75,6 +75,8 @@ def find_start(
             found = find_unfinished(out, name, digest)
         record = read_record(found) if found else None
         path, done = (str(found.path), found.is_finished) if found else (None, False)
+        if record is None and found is not None and found.recipe.is_file():
+            return path, 1, [1], done  # Begun by one process, in one shard.
         if record is None:
             return path, shards or peers.size, [], done
         return path, record.shards, list(record.processes), done
@@ -101,8 +103,9 @@ def own_folder(
 
     def make() -> str:
         folder = start.found or RunFolder.create(out, name, digest, again=again)
-        if peers.shards > 1:
-            write_json_atomically(_record_path(folder), dump(start.record))
+        if peers.shards > 1 or training.Job.is_launched():
+            with folder.locked():  # Of a run that another process works on nothing is touched.
+                write_json_atomically(_record_path(folder), dump(start.record))
         return str(folder.path)
 
     folder = RunFolder(Path(peers.first(make)))
@@ -140,14 +143,14 @@ def read_record(folder: RunFolder) -> JobRecord | None:
 
 def _begun_by(job: training.Job, out: Path, name: str, digest: str) -> RunFolder | None:
     """Return the run that a job has begun, finished or not, if there is one."""
-    try:
-        found = RunFolder.find(out, name, digest)
-    except RunFolderError:
-        return None
-    record = read_record(found)
-    if record is None:  # Killed when it had made the folder, and nothing in it?
-        return None if found.recipe.is_file() else found
-    return found if record.job == job.identity else None
+    runs = RunFolder.list_all(out, name, digest)
+    for found in reversed(runs):
+        record = read_record(found)
+        if record is not None and record.job == job.identity:
+            return found
+    # Killed when it had made the folder, and nothing in it?
+    is_empty = bool(runs) and not runs[-1].recipe.is_file() and read_record(runs[-1]) is None
+    return runs[-1] if is_empty else None
 
 
 def _check_shared(folder: RunFolder) -> None:

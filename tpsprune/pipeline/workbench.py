@@ -282,6 +282,10 @@ def _check_shards(bench: Workbench) -> None:
         PeersError: names what would do.
     """
     shards, target = bench.peers.shards, bench.recipe.prune.target
+    if bench.peers.size > 1 and bench.recipe.energy.tracking == "process":
+        raise PeersError(
+            "energy.tracking = 'process' sees one of the processes of this run; use 'machine', or one process"
+        )
     if bench.peers.size > 1 and isinstance(target, Joules):
         raise PeersError(
             f"prune.target {target} is metered in one process alone: start it plainly, or use macs"

@@ -219,6 +219,14 @@ def _measure(
         places_s = sample_signal_places(module, inputs, consumer, width_of[consumer], items, rank)
         return read_signals(module, inputs, consumer, width_of[consumer], places_s).flatten(0, 1)
 
+    def shift_of(consumer: Consumer) -> Tensor | None:
+        if peers.shards == 1:
+            return None
+        weight = mixer(model, consumer.module).weight
+        # Of a layer that two items do not reach (experts) no mean is known, and zero is as good as another.
+        nothing = weight.new_zeros(width_of[consumer] * consumer.features)
+        return shifts.get(consumer, nothing)
+
     def add(name: str, inputs: Tensor) -> None:
         for consumer in readers.get(name, ()):
             sums[consumer].add(read(name, inputs, consumer))
@@ -230,7 +238,7 @@ def _measure(
         of_shards: list[dict[Consumer, MomentSums]] = []
         with observe_inputs(model, readers, add):
             for shard in peers.own_shards:
-                sums = {consumer: MomentSums(shifts.get(consumer)) for consumer in width_of}
+                sums = {consumer: MomentSums(shift_of(consumer)) for consumer in width_of}
                 of_shards.append(sums)
                 for rank in range(shard, len(batches), peers.shards):
                     batch = batches[rank]
@@ -308,6 +316,12 @@ def _score_moments(
         places_s = sample_places(inputs_bse.shape[1], count_places(inputs.shape[-1], items), generator)
         return inputs_bse[:, places_s.to(inputs.device)].flatten(0, 1)
 
+    def shift_of(name: str) -> Tensor | None:
+        if peers.shards == 1:
+            return None
+        weight = mixer(model, name).weight
+        return shifts.get(name, weight.new_zeros(length(model.get_submodule(name), "in")))
+
     def note_shift(name: str, inputs: Tensor) -> None:
         shifts[name] = read(inputs).mean(0)
 
@@ -322,7 +336,7 @@ def _score_moments(
                     call_model(model, take_items(batches[0], torch.arange(2)))
             with observe_inputs(model, names, add):
                 for shard in peers.own_shards:
-                    sums = {name: MomentSums(shifts.get(name)) for name in names}
+                    sums = {name: MomentSums(shift_of(name)) for name in names}
                     of_shards.append(sums)
                     for rank in range(shard, len(batches), peers.shards):
                         if peers.shards > 1:  # Then the places of a batch hang on no other batch.

@@ -9,7 +9,7 @@ from tpsprune.errors import Fault
 from tpsprune.recipe.prune import Joules, Latency, Prune
 from tpsprune.recipe.train import Retrain, Tps, Train, Watch
 
-UNREAD: Final = ("commutator_defect",)
+UNREAD: Final = ("commutator_defect", "hessian")
 """Signals that are not read of a spread model: they differentiate by weights that no process has whole."""
 
 

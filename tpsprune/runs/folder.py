@@ -106,13 +106,18 @@ class RunFolder:
         return folder
 
     @classmethod
+    def list_all(cls, root: Path, name: str, digest: str) -> list[RunFolder]:
+        """Return all runs of this recipe, in the order in which they were begun."""
+        return [cls(path) for path in _taken(root / f"{name}-{digest}")]
+
+    @classmethod
     def find(cls, root: Path, name: str, digest: str) -> RunFolder:
         """Return the run to take up again: the last unfinished one of this recipe, else the last one.
 
         Raises:
             RunFolderError: there is none.
         """
-        runs = [cls(path) for path in _taken(root / f"{name}-{digest}")]
+        runs = cls.list_all(root, name, digest)
         if not runs:
             raise RunFolderError(
                 f"no run of this recipe in {root} ({name}-{digest} is not there): "

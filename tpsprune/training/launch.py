@@ -31,6 +31,11 @@ class Job:
     identity: str
     is_restarted: bool
 
+    @staticmethod
+    def is_launched() -> bool:
+        """Return whether torchrun started this process, which may start it again."""
+        return "TORCHELASTIC_RUN_ID" in os.environ
+
     @classmethod
     def of_environment(cls) -> Job:
         """Read what torchrun sets; a job that it gave no name is named by the agent that started it."""
