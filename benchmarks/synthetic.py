@@ -9,8 +9,7 @@ operations. `real` is 1,024 training items (512 of the published nets and of `te
 of `tpsprune.extract(model, "synthetic", example=…)` (what `text` writes itself, in the second row of it
 words of random networks, as a model that is no language model gets), `noise` as many standard normal items
 as `real`, or token ids drawn uniformly from those that `real` has; `magnitude` is torch-pruning's, uniform
-widths, its batch-norm statistics computed again on real items. Of `lite0`, an EfficientNet, `real` and
-`noise` are 256 crops and `synthetic` is 128 items.
+widths, its batch-norm statistics computed again on real items.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ NETS = ("digits", "fashion", "vit", "resnet8", TEXT, RANDOM_WORDS)
 MORE = ("lite0", "crepe", "minilm", "bytes", "silero")
 """Published and small nets of ``real_nets``: a quarter of an hour and more each, where their packages are."""
 ITEMS = {"lite0": 128}
-"""Items made up, where 512 take too long."""
+"""Items made up, where 512 take too long; of lite0 real items and noise are 256 crops."""
 HEAD = "| net | dense | share | real | synthetic | noise | magnitude | mismatch | seconds |"
 RULE = "| " + " | ".join(["---"] * 9) + " |"
 
