@@ -12,7 +12,7 @@ from tpsprune import energy
 from tpsprune.cli import main
 from tpsprune.errors import PeersError, RecipeError
 from tpsprune.loop.meter import Ledger, Meter
-from tpsprune.numerics.peers import Alone, fingerprint
+from tpsprune.numerics.peers import AbstractPeers, Alone, fingerprint
 from tpsprune.recipe.train import Energy
 from tpsprune.training.shards import ShardedSteps
 
@@ -99,6 +99,30 @@ def test_two_processes_make_the_step_of_their_mean_and_leave_unreached_parameter
         assert unused_has_none
         assert seldom_has_one
         assert mean == pytest.approx(float(inputs.sum(1).mean() + 0.5))
+
+
+def test_running_statistics_of_two_processes_are_those_of_one_with_two_shards() -> None:
+    inputs = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+
+    def work(peers: AbstractPeers) -> dict[str, torch.Tensor]:
+        model = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 1))
+        for parameter in model.parameters():
+            nn.init.ones_(parameter)
+        steps = ShardedSteps(model, peers, seed=0)
+        for step in range(3):
+            for shard in peers.own_shards:
+                steps.begin(step, shard)
+                loss = model(inputs[shard] + step).mean()
+                (loss / 2).backward()
+                steps.add(loss.detach(), loss.detach())
+            steps.join(step)
+        return dict(model.named_buffers())
+
+    alone = work(Alone(2))
+    assert int(alone["0.num_batches_tracked"]) == 3
+    for found in in_two(work):
+        assert found.keys() == alone.keys()
+        assert all(torch.equal(each, alone[name]) for name, each in found.items())
 
 
 def metered(peers: Paired) -> tuple[float | None, float, bool]:

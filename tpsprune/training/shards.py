@@ -113,7 +113,7 @@ class ShardedSteps:
 
     def _refuse_uneven(self) -> None:
         """Refuse whole numbers that did not move alike in all shards: then n Σ m² is more than (Σ m)²."""
-        moved = {place: self._moved[place].to(torch.int64) for place in self._squares}
+        moved = {place: self._moved[place].to(torch.int64, copy=True) for place in self._squares}
         self._peers.sum([*moved.values(), *self._squares.values()])
         for place, squares in self._squares.items():
             if not torch.equal(self._peers.shards * squares, moved[place].square()):
