@@ -111,11 +111,11 @@ def test_a_run_beside_an_older_one_is_found_when_it_is_finished(
 
 def test_a_run_that_another_process_holds_is_not_touched(tmp_path: Path, job: pytest.MonkeyPatch) -> None:
     folder = begin(tmp_path, start(tmp_path))
-    before = (folder.state / "job.json").read_bytes()
+    before = (folder.state / "processes.json").read_bytes()
     job.setenv("TORCHELASTIC_RUN_ID", "another")
     with folder.locked(), pytest.raises(RunFolderError, match="is in use"):
         begin(tmp_path, start(tmp_path, resume=True))
-    assert (folder.state / "job.json").read_bytes() == before
+    assert (folder.state / "processes.json").read_bytes() == before
 
 
 def test_the_number_of_shards_is_that_of_the_first_start(tmp_path: Path) -> None:
@@ -127,6 +127,6 @@ def test_the_number_of_shards_is_that_of_the_first_start(tmp_path: Path) -> None
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     folder = begin(tmp_path, start(tmp_path))
-    write_text_atomically(folder.state / "job.json", '{"shards": 0}')
-    with pytest.raises(RunFolderError, match=r"job\.json is damaged: .*--again"):
+    write_text_atomically(folder.state / "processes.json", '{"shards": 0}')
+    with pytest.raises(RunFolderError, match=r"processes\.json is damaged: .*--again"):
         start(tmp_path, resume=True)

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tpsprune.cli import main
 from tpsprune.errors import PeersError
 from tpsprune.pipeline import train
 from tpsprune.recipe import read
@@ -93,6 +95,13 @@ def test_two_processes_make_the_run_of_one_to_the_bit(recipe: Path, alone: Path,
     assert ours["ticket"]["accuracy"] == theirs["ticket"]["accuracy"]
     assert ours["machine"]["processes"] == [2]
     assert theirs["machine"]["processes"] == [1]
+
+
+def test_a_run_of_shards_is_shown_and_exported_like_any_other(alone: Path, tmp_path: Path) -> None:
+    for words in (["show", str(alone)], ["export", str(alone), "--to", str(tmp_path / "ticket")]):
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, done.output
+    assert (tmp_path / "ticket" / "manifest.json").is_file()
 
 
 def test_a_killed_process_ends_as_the_run_that_was_never_killed(

@@ -1,6 +1,6 @@
 """A run that several processes work on: its folder, its shards, and where all but the first write.
 
-``state/job.json`` of a run of several shards holds their number, the job that began it and how many
+``state/processes.json`` of a run of several shards holds their number, the job that began it and how many
 processes each attempt had. The first process alone finds, makes and writes the folder; each of the others has
 a scratch folder, filled with what a resumed run reads, that is gone when it ends.
 """
@@ -178,4 +178,4 @@ def _read_files(folder: RunFolder, *, spreads: bool) -> dict[str, torch.Tensor]:
 
 
 def _record_path(folder: RunFolder) -> Path:
-    return folder.state / "job.json"
+    return folder.state / "processes.json"
