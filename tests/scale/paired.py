@@ -50,7 +50,10 @@ class Paired(AbstractPeers):
         return self.gather(make() if self.rank == by else None)[by]
 
     def first_tensors(self, make: Callable[[], Mapping[str, Tensor]], by: int = 0) -> dict[str, Tensor]:
-        raise NotImplementedError
+        self._exchange(dict(make()) if self.rank == by else None)
+        found = {name: each.clone() for name, each in self._board[by].items()}
+        self._barrier.wait()
+        return found
 
     def _exchange(self, value: Any) -> None:
         self._board[self.rank] = value

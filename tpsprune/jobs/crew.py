@@ -20,7 +20,7 @@ Due = Callable[[], Sequence[Job]]
 """The jobs left to do, the most urgent first; called again whenever a job has ended."""
 POLL_SECONDS: Final = 0.05
 MOST_LOSSES: Final = 2
-"""A job that has ended its worker so often is not tried again: most likely it would do so for ever."""
+"""A job that has ended its worker so often is not tried again: most likely it ends every worker."""
 
 
 class LostJobError(Exception):

@@ -67,7 +67,7 @@ def refuse_what_needs_memory(settings: Prune) -> None:
     """Refuse settings under which a whole model, or its gradients, would lie in memory after all.
 
     Raises:
-        PruneError: names the setting, and what would do.
+        PruneError: names the setting, and what to use instead.
     """
     if isinstance(settings.target, Latency | Joules):
         raise PruneError(

@@ -253,7 +253,7 @@ class Gathered(AbstractPeers):
             *most, last = [str(each) for each in range(1, shards + 1) if shards % each == 0]
             raise PeersError(
                 f"{self.size} processes cannot share {shards} shards evenly (train.shards, or those that the "
-                f"run was begun with): {' or '.join((', '.join(most), last)) if most else last} would do"
+                f"run was begun with): start {' or '.join((', '.join(most), last)) if most else last}"
             )
         other = copy(self)
         other.shards = shards

@@ -279,7 +279,7 @@ def _check_shards(bench: Workbench) -> None:
     """Refuse batches that cannot be cut into equal shards, and a target that one process alone can meter.
 
     Raises:
-        PeersError: names what would do.
+        PeersError: names what to use instead.
     """
     shards, target = bench.peers.shards, bench.recipe.prune.target
     if bench.peers.size > 1 and bench.recipe.energy.tracking == "process":
@@ -295,7 +295,7 @@ def _check_shards(bench: Workbench) -> None:
         fitting = [str(each) for each in (size - size % shards, size - size % shards + shards) if each]
         raise PeersError(
             f"batches of {size} items (train.batch_size) do not divide into {shards} shards: "
-            f"{' or '.join(fitting)} would do"
+            f"use {' or '.join(fitting)}"
         )
 
 
