@@ -10,7 +10,7 @@ from torch import nn
 from tests.scale.paired import Paired, in_two
 from tpsprune import energy
 from tpsprune.cli import main
-from tpsprune.errors import PeersError, RecipeError
+from tpsprune.errors import CannotWriteError, PeersError, RecipeError
 from tpsprune.loop.meter import Ledger, Meter
 from tpsprune.numerics.peers import AbstractPeers, Alone, fingerprint
 from tpsprune.recipe.train import Energy
@@ -188,6 +188,18 @@ def test_a_fault_before_a_meeting_within_is_heard_of() -> None:
         return str(error.value)
 
     assert in_two(work) == ["rank 1: no data here"] * 2
+
+
+def test_a_full_disk_of_another_process_is_reported_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process says only that the other is gone."""
+
+    def fill(*_: object, **__: object) -> None:
+        raise CannotWriteError("no space left on the device")
+
+    monkeypatch.setattr("tpsprune.pipeline.train", fill)
+    beside = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    done = CliRunner().invoke(main, ["train", "digits"], env=beside)
+    assert (done.exit_code, done.output) == (2, "Error: rank 1: no space left on the device\n")
 
 
 def test_only_train_runs_in_several_processes() -> None:

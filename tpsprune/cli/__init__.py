@@ -17,7 +17,7 @@ from typing import Any, Final, final
 import click
 
 from tpsprune.cli.terminal import Terminated, adapt_streams, ending_on_terminate
-from tpsprune.errors import DivergedError, PeersError, TpspruneError, did_you_mean
+from tpsprune.errors import DeviceError, DivergedError, PeersError, RecipeError, TpspruneError, did_you_mean
 
 __all__ = ["COMMANDS", "commands", "main"]
 
@@ -111,9 +111,10 @@ class Door(click.Group):
         try:
             return super().invoke(ctx)
         except TpspruneError as error:
-            # What all processes meet is printed once a machine; what another one's files lack names its rank.
+            # What all meet is printed once a machine; what one meets alone (a full disk) names its rank.
             is_shared = error.is_told or isinstance(error, DivergedError)
-            if rank and (is_shared or os.environ.get("LOCAL_RANK", "0") != "0"):
+            is_of_machine = isinstance(error, RecipeError | DeviceError | PeersError)
+            if rank and (is_shared or (is_of_machine and os.environ.get("LOCAL_RANK", "0") != "0")):
                 ctx.exit(UserFault.exit_code)
             raise UserFault(f"rank {rank}: {error}" if rank else str(error)) from error
         except (KeyboardInterrupt, click.Abort) as error:
