@@ -6,6 +6,7 @@ Shape letters: n items of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import quantiles
 from time import perf_counter
 from typing import Any, Final
@@ -23,19 +24,19 @@ TIMED_ITEMS: Final = 32
 """The items of a batch on which layers of low rank are timed."""
 
 
-def size(model: nn.Module, batch: Any) -> Size:
+def size(model: nn.Module, batch: Any, file: Path | None = None) -> Size:
     """Measure a model: parameters, multiply-accumulates per item of ``batch``, bytes on disk.
 
     A parameter that several modules share is counted once. Bytes are those of the state dict as
     safetensors, to the byte: there shared tensors are written in full, once a name, and buffers count.
     Weights set to zero count as any other; only pruned units make a model smaller.
 
-    Cost: one forward pass without data, and a copy of the weights.
+    Cost: one forward pass without data, and a copy of the weights, unless ``file`` has them already.
     """
     return Size(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=count_macs(model, batch).total,
-        bytes=file_bytes(model.state_dict()),
+        bytes=file_bytes(model.state_dict()) if file is None else file.stat().st_size,
     )
 
 

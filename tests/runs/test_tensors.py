@@ -155,11 +155,43 @@ def test_a_foreign_file_is_refused_without_reading_its_tensors(
 ) -> None:
     path = tmp_path / "ticket.safetensors"
     save_tensors(path, {"a": torch.zeros(2, 3)}, {})
-    monkeypatch.setattr(safetensors.torch, "load", None)
+    monkeypatch.setattr("tpsprune.runs.tensors._read_all", None)
     with pytest.raises(ArtifactError, match="b is missing"):
         load_tensors(path, {"b": ((2, 3), torch.float32)})
     with pytest.raises(TypeError):
         load_tensors(path)
+
+
+@pytest.mark.parametrize("other", ["shape", "name", "more", "less", "longer", "cut"])
+def test_a_file_that_is_changed_after_its_header_was_checked_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    path = tmp_path / "ticket.safetensors"
+    held = {"a": torch.zeros(2, 3), "b": torch.ones(5)}
+    save_tensors(path, held, {})
+    checked = ({name: (tuple(each.shape), each.dtype) for name, each in held.items()}, {})
+    monkeypatch.setattr("tpsprune.runs.tensors._header", lambda _: checked)
+    load_tensors(path)
+    changed = {
+        "shape": {**held, "a": torch.zeros(3, 2)},
+        "name": {"a": held["a"], "c": held["b"]},
+        "more": {**held, "c": torch.zeros(1)},
+        "less": {"a": held["a"]},
+    }
+    content = serialise(changed.get(other, held), {})
+    path.write_bytes(content + b" " if other == "longer" else content[: -4 if other == "cut" else None])
+    with pytest.raises(ArtifactError, match="it was changed while it was read"):
+        load_tensors(path)
+
+
+def test_reading_a_file_takes_its_size_of_memory_once(tmp_path: Path) -> None:
+    path = tmp_path / "large.safetensors"
+    save_tensors(path, {str(each): torch.ones(2**20) for each in range(8)}, {})
+    tracemalloc.start()
+    load_tensors(path)
+    _, most = tracemalloc.get_traced_memory()  # Of Python's objects alone: tensors are not among them.
+    tracemalloc.stop()
+    assert most < 2**20
 
 
 def test_a_full_device_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

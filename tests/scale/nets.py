@@ -69,6 +69,11 @@ meter = "fake"
 """
 
 
+def wide() -> Residual:
+    """Return a net with weights that a cut on disk has in files."""
+    return Residual(96, 384, 2)
+
+
 def shared() -> Residual:
     """Return a net two of whose blocks have one weight."""
     net = Residual()

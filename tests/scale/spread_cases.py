@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from tests.scale.nets import RECIPE, Residual, Tied
 from tpsprune import pruning, recipe, training
+from tpsprune.numerics import offload
 from tpsprune.numerics import peers as told
 from tpsprune.numerics.peers import Gathered
-from tpsprune.pipeline.spread import extract_on_host, moments_of, survey_whole, whole_model
+from tpsprune.pipeline.spread import extract_whole, moments_of, survey_whole, whole_model, whole_models_in
 from tpsprune.pipeline.workbench import Run, set_up
 from tpsprune.recipe.stop import NoRule
 from tpsprune.recipe.train import Train
@@ -22,7 +23,7 @@ from tpsprune.signals import updates
 from tpsprune.training.loop import fit
 from tpsprune.training.spread import largest_open
 
-SPREAD = ("train.spread=shard", "prune.gather=host")
+SPREAD = ("train.spread=shard",)
 CPU = torch.device("cpu")
 
 
@@ -269,11 +270,22 @@ def _move(model: nn.Module) -> None:
         own.mul_(1.0 + 0.125 / (place + 1)).add_(own.square(), alpha=0.25)
 
 
-def cut(overrides: list[str]) -> Any:
-    """Cut in the first one's host memory; return how the parts of the ticket and of its moments compare."""
+def cut(gather: str, overrides: list[str], folder: str) -> Any:
+    """Cut a model whole in the first one; return how the parts of the ticket and of its moments compare."""
+    before, offload.LEAST_BYTES = offload.LEAST_BYTES, 2**8
+    try:
+        return _cut(gather, overrides, folder)
+    finally:
+        offload.LEAST_BYTES = before
+
+
+def _cut(gather: str, overrides: list[str], folder: str) -> Any:
     group = Gathered(2)
-    read = recipe.parse(RECIPE, "spread.toml", [*SPREAD, *overrides])
-    with set_up(read, "cpu", peers=group) as bench:
+    read = recipe.parse(RECIPE, "spread.toml", [*SPREAD, f"prune.gather={gather}", *overrides])
+    with (
+        whole_models_in(Path(folder), read, group) as store,
+        set_up(read, "cpu", peers=group, store=store) as bench,
+    ):
         run = Run(bench, _folder(), _ledger())
         model = bench.place(bench.new_model())
         state = bench.begin(model, "dense", NoRule())
@@ -294,9 +306,15 @@ def cut(overrides: list[str]) -> Any:
         assert len(list(ticks)) == 12
         weights = bench.state_of(model)
         whole = whole_model(run, model, 0)
-        extraction = extract_on_host(bench.on_host(), whole, read.prune, {"seed": read.seed})
+        extraction = extract_whole(bench.on_host(), whole, read.prune, {"seed": read.seed})
         moments = moments_of(bench, state)
-        carried = pruning.carry_state(moments, extraction.plan)
+        with bench.holding_whole():
+            carried = pruning.carry_state(moments, extraction.plan)
+        big = [
+            whole.get_parameter("blocks.1.rise.weight"),
+            extraction.ticket.get_parameter("blocks.1.rise.weight"),
+        ]
+        in_files = [each.untyped_storage().filename is not None for each in big if not each.is_meta]
         is_whole = not any(each.is_meta for each in extraction.ticket.parameters())
         ticket = bench.place(extraction.ticket)
         dealt_out = training.deal_out(carried, ticket, group)
@@ -304,7 +322,16 @@ def cut(overrides: list[str]) -> Any:
         spread_moments = {name: training.gather(own, group) for name, own in dealt_out.items()}
         parts = sum(told.own_part(each).numel() for each in ticket.parameters())
         result: dict[str, Any] = {"plan": extraction.plan.to_json()["groups"], "is_whole": is_whole}
+        result["in_files"] = bool(in_files) and all(in_files)
         result |= {"parts": parts, "numbers": sum(each.numel() for each in ticket.parameters())}
+        kept = [
+            told.own_part(each)
+            for each in (*ticket.parameters(), *(each for own in dealt_out.values() for each in own.values()))
+        ]
+        result["in_memory"] = all(each.untyped_storage().filename is None for each in kept)
+        result["kept"] = all(
+            each.untyped_storage().nbytes() <= each.nbytes + 2 * each[:1].nbytes for each in kept if each.ndim
+        )
     if not group.is_first:
         return result
     # What one process does with the same weights, from nothing that the spread run made.

@@ -100,9 +100,17 @@ def test_every_signal_reads_the_parts_as_the_whole(duo: Duo, h1_every: int, exac
     assert {"d_eff", "h1_max", "spectral_edge", "norm", "mask_distance", "condensation", "nc1"} <= read
 
 
+@pytest.mark.parametrize("gather", ["disk", "host"])
 @pytest.mark.parametrize("more", [(), ("prune.target={tolerance=0.05}",)])
-def test_a_cut_in_host_memory_is_that_of_one_process_to_the_bit(duo: Duo, more: tuple[str, ...]) -> None:
-    first, second = ask(duo, "cut", overrides=list(more))
+def test_a_cut_of_the_whole_is_that_of_one_process_to_the_bit(
+    duo: Duo, tmp_path: Path, gather: str, more: tuple[str, ...]
+) -> None:
+    first, second = ask(duo, "cut", gather=gather, overrides=list(more), folder=str(tmp_path / "runs"))
+    assert list(tmp_path.iterdir()) == []
+    assert first["in_files"] == (gather == "disk")
+    for each in (first, second):
+        assert each["in_memory"]
+        assert each["kept"]
     assert first["plan"] == second["plan"]
     assert first["same_plan"]
     assert first["difference"] == 0
@@ -184,7 +192,6 @@ def test_one_process_that_no_launcher_started_is_refused() -> None:
         ("tps.variant=weights", "tps.variant"),
         ("watch.signals=['commutator_defect']", "watch.signals"),
         ("retrain.adapter=lora", "retrain.adapter"),
-        ("prune.gather=none", "prune.gather"),
         ("prune.calibration=synthetic", "prune.calibration"),
         ("prune.low_rank=auto", "prune.low_rank"),
         ("prune.target={latency=0.5}", "prune.target"),
@@ -196,8 +203,7 @@ def test_what_is_not_done_yet_is_refused_by_name(override: str, place: str) -> N
         recipe.parse(RECIPE, "spread.toml", [*SPREAD, override])
     assert [each.place for each in raised.value.faults] == [place]
     recipe.parse(RECIPE, "spread.toml", [*SPREAD])
-    if place != "prune.gather":
-        recipe.parse(RECIPE, "spread.toml", [override])
+    recipe.parse(RECIPE, "spread.toml", [override])
 
 
 def test_a_recipe_that_says_nothing_of_it_is_written_as_before() -> None:
@@ -206,10 +212,27 @@ def test_a_recipe_that_says_nothing_of_it_is_written_as_before() -> None:
     assert "gather" not in text
     spread = recipe.parse(RECIPE, "spread.toml", SPREAD)
     assert recipe.parse(recipe.dumps(spread), "again.toml", ()) == spread
-    with pytest.raises(RecipeError, match=r"prune\.gather: is not done yet .*; use 'host' \(found 'none'\)"):
-        recipe.parse(RECIPE, "spread.toml", SPREAD[:1])
 
 
-def test_gathering_is_for_a_spread_model() -> None:
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("prune.units=taylor", "prune.units"),
+        ("prune.units=synflow", "prune.units"),
+        ("prune.low_rank=true", "prune.low_rank"),
+        ("prune.repair=true", "prune.repair"),
+        ("prune.repair_steps=10", "prune.repair_steps"),
+    ],
+)
+def test_what_takes_the_memory_that_files_spare_is_refused_by_name(override: str, place: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        recipe.parse(RECIPE, "spread.toml", [*SPREAD, override])
+    assert [each.place for each in raised.value.faults] == [place]
+    assert "prune.gather = 'host'" in str(raised.value)
+    recipe.parse(RECIPE, "spread.toml", [*SPREAD, "prune.gather=host", override])
+
+
+@pytest.mark.parametrize("where", ["disk", "host"])
+def test_gathering_is_for_a_spread_model(where: str) -> None:
     with pytest.raises(RecipeError, match=r"is read with train\.spread = 'shard' only"):
-        recipe.parse(RECIPE, "spread.toml", ["prune.gather=host"])
+        recipe.parse(RECIPE, "spread.toml", [f"prune.gather={where}"])

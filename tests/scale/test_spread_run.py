@@ -23,13 +23,13 @@ from tpsprune.runs import read_json
 from tpsprune.runs.tensors import load_tensors
 
 pytestmark = pytest.mark.xdist_group("duo")
-SPREAD = ("--set", "train.spread=shard", "--set", "prune.gather=host")
+SPREAD = ("--set", "train.spread=shard")
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("spread") / "residual.toml"
-    path.write_text(RECIPE, encoding="utf-8")
+    path.write_text(RECIPE.replace(":Residual", ":wide"), encoding="utf-8")
     return path
 
 
@@ -53,6 +53,22 @@ def test_a_spread_run_ends_with_a_ticket_that_one_process_loads(unbroken: Path) 
     assert sum(each.numel() for each in ticket.values()) < 0.7 * sum(each.numel() for each in dense.values())
     kinds = {each.suffix for each in unbroken.rglob("*") if each.is_file()}
     assert kinds <= {".toml", ".json", ".jsonl", ".safetensors", ".png", ".svg", ""}
+
+
+def test_files_or_memory_give_one_ticket_and_files_leave_nothing(
+    recipe: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    in_memory = ("--set", "train.spread=shard", "--set", "prune.gather=host")
+    done = subprocess.run(
+        [*command(recipe, tmp_path), *in_memory], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = folder_of(tmp_path)
+    for name in ("dense.safetensors", "ticket.safetensors", "plan.json", "readings.jsonl"):
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
+    sizes = [read_json(each / "result.json")["ticket"]["bytes"] for each in (folder, unbroken)]
+    assert sizes == [(folder / "ticket.safetensors").stat().st_size] * 2
+    assert [each.name for each in unbroken.parent.iterdir()] == [unbroken.name]
 
 
 def test_a_killed_process_ends_as_the_spread_run_that_was_never_killed(

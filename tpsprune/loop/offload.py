@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from tpsprune.errors import PruneError
 from tpsprune.numerics.offload import OffloadStore, open_store
-from tpsprune.recipe.prune import Joules, Latency, Prune
+from tpsprune.recipe.prune import BY_GRADIENTS, Joules, Latency, Prune
 from tpsprune.runs.tensors import compare_tensors, find_tensors
 
-BY_GRADIENTS: Final = ("taylor", "synflow")
 NOT_REPAIRED: Final = (
     "the ticket was not repaired: that takes its gradients and the optimiser's moments in memory, which "
     "offload is to spare; where they have room, tpsprune.repair does it"

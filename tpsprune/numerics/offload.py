@@ -49,6 +49,7 @@ class _SeesOperations:
         self.folder = folder
         self._touched: dict[int, torch.UntypedStorage] = {}
         self._resident = 0
+        self._is_active = False
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         # glibc's; another library has none. What a cut frees stays with the process otherwise.
@@ -160,16 +161,37 @@ class _SeesOperations:
 
 @final
 class OffloadStore(_SeesOperations, TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Mapped tensors in a folder, and what keeps most of them out of memory, within ``open_store``.
+    """Mapped tensors in a folder, and what keeps most of them out of memory while it is ``active``.
 
     Cost: some 10 µs for each operation, and 0.1 ms and a copy for each result that is not small. What is
     touched again comes from the system's cache of the file as long as that has room, else from the disk.
     """
 
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Place large results of operations in files in this block; in a block within it nothing changes."""
+        if self._is_active:
+            yield
+            return
+        self._is_active = True
+        try:
+            with _returning_what_is_freed(), self:
+                yield
+        finally:
+            self._is_active = False
+            self.release()
+
 
 @contextmanager
 def open_store(folder: Path) -> Iterator[OffloadStore]:
-    """Offload into ``folder`` until the block is left; tensors that live on keep their files.
+    """Offload into ``folder`` until the block is left; as ``make_store``."""
+    with make_store(folder) as store, store.active():
+        yield store
+
+
+@contextmanager
+def make_store(folder: Path) -> Iterator[OffloadStore]:
+    """Yield a store in ``folder``, which offloads while it is active; tensors that live on keep their files.
 
     Raises:
         PruneError: the folder is not there or lies in memory itself, or the system is not Linux.
@@ -188,8 +210,7 @@ def open_store(folder: Path) -> Iterator[OffloadStore]:
             raise PruneError(
                 f"offload = '{folder}' lies in memory itself ({kind}); a folder on a disk is needed"
             )
-        with _returning_what_is_freed(), store:
-            yield store
+        yield store
     finally:
         store.release()
         place.rmdir()

@@ -37,7 +37,7 @@ def benchmark(run: Run, state: State, dense: nn.Module, whole: nn.Module, *, tim
     """Measure the dense model as it was drawn and the ticket as it was left; write the result.
 
     ``dense`` is in shape, and filled here. ``whole`` is the ticket: the state's model, or of one that is
-    spread over processes the whole of it in the first one's memory. ``timed``: with the latency of both,
+    spread over processes the whole of it in the first one. ``timed``: with the latency of both,
     which takes seconds that a comparison would charge to the ticket.
     """
     assert state.drawn is not None
@@ -47,9 +47,10 @@ def benchmark(run: Run, state: State, dense: nn.Module, whole: nn.Module, *, tim
     save_tensors(folder.ticket, whole.state_dict() if bench.has_numbers else {}, {})
     dense = dense if bench.is_spread else bench.place(dense)
     if bench.has_numbers:
-        dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
-    bench.peers.first(lambda: _check_rebuilt(bench, folder, whole))
-    dense_figures, ticket_figures = _measure(bench, dense, whole, state.model, timed=timed)
+        with bench.holding_whole():
+            dense.load_state_dict(load_tensors(folder.dense, shapes_of(dense.state_dict()))[0])
+    bench.first(lambda: _check_rebuilt(bench, folder, whole))
+    dense_figures, ticket_figures = _measure(bench, folder, dense, whole, state.model, timed=timed)
     readings = folder.readings.parsed(Reading)
     ledger.close()
     outcome = RunResult(
@@ -99,11 +100,18 @@ def _check_rebuilt(bench: Workbench, folder: RunFolder, ticket: nn.Module) -> No
 
 
 def _measure(
-    bench: Workbench, dense: nn.Module, whole: nn.Module, ticket: nn.Module, *, timed: bool
+    bench: Workbench,
+    folder: RunFolder,
+    dense: nn.Module,
+    whole: nn.Module,
+    ticket: nn.Module,
+    *,
+    timed: bool,
 ) -> tuple[ModelFigures, ModelFigures]:
     test = bench.dataset.test
     batch = (bench.on_host() if bench.is_spread else bench).watch_batches[0]
-    sizes = bench.peers.first(lambda: [asdict(measure.size(model, batch)) for model in (dense, whole)])
+    files = ((dense, folder.dense), (whole, folder.ticket))
+    sizes = bench.first(lambda: [asdict(measure.size(model, batch, file)) for model, file in files])
     pairs = {
         f"batch-{items}": measure.paired_latency(
             dense, ticket, first_of(batch), items, seconds=LATENCY_SECONDS

@@ -1,32 +1,77 @@
-"""What a run does in the first process's host memory, where its model is spread: it surveys and cuts."""
+"""What a spread run does with its model whole, in the first process's files or memory: survey, cut."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from tpsprune import pruning, training
+from tpsprune.errors import PruneError
 from tpsprune.loop.watch import survey
 from tpsprune.numerics.forward import fixed_seed
 from tpsprune.numerics.moments import Elements
+from tpsprune.numerics.offload import OffloadStore, make_store
+from tpsprune.numerics.peers import AbstractPeers
 from tpsprune.pipeline.plans import pruned_by_plan
 from tpsprune.pipeline.state import State
 from tpsprune.pipeline.workbench import Run, Workbench
 from tpsprune.pruning import Extraction, GroupTensors, Plan
+from tpsprune.recipe import Recipe
 from tpsprune.recipe.prune import Prune
 from tpsprune.records import GroupChange, Unpruned, dump, load
+from tpsprune.runs import RunFolder
+from tpsprune.runs.files import beside, cannot_write
+
+
+@contextmanager
+def whole_models_in(out: Path, recipe: Recipe, peers: AbstractPeers) -> Iterator[OffloadStore | None]:
+    """Yield where the first process is to have whole models of a spread run: in files, beside run folders.
+
+    None in the other processes, and where the recipe has no such files.
+
+    Raises:
+        PruneError: files cannot lie there; everywhere.
+    """
+    wanted = recipe.train.spread == "shard" and recipe.prune.gather != "host"
+    place = next(each for each in (out, *out.resolve().parents) if each.is_dir())
+    with ExitStack() as stack:
+
+        def make() -> OffloadStore | None:
+            if not (wanted and peers.is_first):
+                return None
+            try:
+                return stack.enter_context(make_store(stack.enter_context(beside(place / "whole")).parent))
+            except OSError as error:
+                raise cannot_write(place, error) from error
+            except PruneError as error:
+                raise PruneError(
+                    f"prune.gather = 'disk': {error} (--out); 'host' takes the memory of one machine"
+                ) from error
+
+        yield peers.together(make)
+
+
+def shape_after(bench: Workbench, folder: RunFolder, rounds: int) -> nn.Module:
+    """Return a new model in its shape after so many rounds, to be filled; one to be spread is whole."""
+    model = bench.new_model(fill=False)
+    with bench.holding_whole():
+        return pruned_by_plan(folder, model, rounds)
 
 
 def whole_model(run: Run, model: nn.Module, rounds: int) -> nn.Module:
-    """Return a spread model whole in the first process's host memory, without numbers in the others."""
+    """Return a spread model whole in the first process, without numbers in the others."""
     bench = run.bench
     with fixed_seed():  # Building a model seeds torch.
-        found = pruned_by_plan(run.folder, bench.new_model(fill=False), rounds)
+        found = shape_after(bench, run.folder, rounds)
     state = bench.state_of(model)
     if bench.has_numbers:
-        found.load_state_dict(state)
+        with bench.holding_whole():
+            found.load_state_dict(state)
     return found
 
 
@@ -34,7 +79,7 @@ def survey_whole(run: Run, rounds: int) -> GroupTensors:
     """Return where the groups of a spread model are read, as the first process finds them on it whole."""
     bench = run.bench
     with fixed_seed():
-        model = pruned_by_plan(run.folder, bench.new_model(fill=False), rounds)
+        model = shape_after(bench, run.folder, rounds)
 
     def find() -> dict[str, Any]:
         batch = bench.on_host().watch_batches[0]
@@ -46,7 +91,7 @@ def survey_whole(run: Run, rounds: int) -> GroupTensors:
             "blocks": found.blocks,
         }
 
-    told = bench.peers.first(find)
+    told = bench.first(find)
     return GroupTensors(
         consumers=told["consumers"],
         written={name: tuple(map(_heard, parts)) for name, parts in told["written"].items()},
@@ -64,9 +109,7 @@ def _heard(told: tuple[str, int, list[list[int]]]) -> Elements:
     return Elements(tensor, axis, torch.tensor(index))
 
 
-def extract_on_host(
-    bench: Workbench, whole: nn.Module, settings: Prune, inputs: dict[str, Any]
-) -> Extraction:
+def extract_whole(bench: Workbench, whole: nn.Module, settings: Prune, inputs: dict[str, Any]) -> Extraction:
     """Return what the first process extracts, as one process would; the ticket without numbers in the others.
 
     ``bench`` has its data in host memory.
@@ -87,7 +130,7 @@ def extract_on_host(
             "notes": list(found.notes),
         }
 
-    told = bench.peers.first(extract)
+    told = bench.first(extract)
     if made:
         return made[0]
     plan = Plan.from_json(told["plan"])
@@ -106,4 +149,5 @@ def moments_of(bench: Workbench, state: State) -> training.Moments:
     found = training.state_by_name(state.optimizer, state.model)
     if not bench.is_spread:
         return found
-    return {name: own for name, each in found.items() if (own := training.gather(each, bench.peers))}
+    gathered = {name: training.gather(each, bench.peers, bench.holding_whole) for name, each in found.items()}
+    return {name: own for name, own in gathered.items() if own}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from tpsprune.numerics.peers import fingerprint
 from tpsprune.numerics.trees import at, first_of, item_count, take_items
 from tpsprune.pipeline.benchmark import benchmark
 from tpsprune.pipeline.plans import keep_plan, keep_whole_plan, pruned_by_plan, read_plan
-from tpsprune.pipeline.spread import extract_on_host, moments_of, whole_model
+from tpsprune.pipeline.spread import extract_whole, moments_of, shape_after, whole_model
 from tpsprune.pipeline.stage import (
     PROGRESS_SECONDS,
     StageSettings,
@@ -51,6 +51,11 @@ from tpsprune.records import (
 from tpsprune.runs import RunFolder
 from tpsprune.runs.tensors import load_tensors, shapes_of
 
+NOT_REPAIRED: Final = (
+    "the ticket was not repaired: that takes its gradients and the optimiser's moments in memory, which "
+    "prune.gather = 'disk' is to spare; prune.gather = 'host' repairs it, or training that follows"
+)
+
 
 def finish(run: Run, state: State, *, timed: bool = True) -> Generator[Event, None, None]:
     """Prune in ``prune.rounds`` rounds, retrain the ticket, benchmark both models; yield the outcome last."""
@@ -63,15 +68,14 @@ def finish(run: Run, state: State, *, timed: bool = True) -> Generator[Event, No
         state = yield from _retrain(run, state)
     run.ledger.switch("benchmark")
     bench = run.bench
-    dense = pruned_by_plan(run.folder, bench.new_model(fill=False), 0)
+    dense = shape_after(bench, run.folder, 0)
     whole = whole_model(run, state.model, state.rounds) if bench.is_spread else state.model
     yield Finished(benchmark(run, state, dense, whole, timed=timed))
 
 
 def restore_state(bench: Workbench, folder: RunFolder, checkpoint: Restored) -> State:
     """Build the model as it was pruned when the checkpoint was written, and fill everything from it."""
-    model = pruned_by_plan(folder, bench.new_model(fill=False), checkpoint.saved.rounds)
-    model = bench.place(model)
+    model = bench.place(shape_after(bench, folder, checkpoint.saved.rounds))
     adapter = _new_adapter(bench, model, 1) if checkpoint.has_adapter else None
     regulariser = bench.new_regulariser(model) if adapter is None else None
     return checkpoint.state(model, regulariser, bench.panel, bench.recipe, adapter)
@@ -171,13 +175,17 @@ def _prune_round(run: Run, state: State) -> Generator[Event, None, State]:
         ticket = bench.place(extraction.ticket)
         moments = {}
         if bench.recipe.retrain.optimizer == "carry":
-            moments = pruning.carry_state(moments_of(bench, state), extraction.plan)
+            moments = moments_of(bench, state)
+            with bench.holding_whole():
+                moments = pruning.carry_state(moments, extraction.plan)
     rewind = rewind_epoch(bench.recipe.retrain.rewind)
     if rewind is not None and bench.peers.first(lambda: has_snapshot(folder)):
         original = bench.new_model(fill=False)
-        if bench.has_numbers:
-            load_snapshot(folder, original)
-        ticket, moments = bench.place(pruned_by_plan(folder, original, round_)), {}
+        with bench.holding_whole():
+            if bench.has_numbers:
+                load_snapshot(folder, original)
+            original = pruned_by_plan(folder, original, round_)
+        ticket, moments = bench.place(original), {}
     elif rewind is not None:
         note = f"a budget ended the training before epoch {rewind}: there is nothing to rewind to"
         yield Note(note)
@@ -211,7 +219,7 @@ def draw_ticket(
     """Extract a ticket of ``model``, repair it if nothing trains it on, report its cost; nothing is written.
 
     ``planned``: what is planned for it already, as one of several sizes. ``whole``: a model that is spread
-    over processes, in the host memory of the first, where it is cut.
+    over processes, whole in the first, where it is cut.
 
     Returns:
         The extraction, with the repaired ticket, and the event that was yielded.
@@ -232,7 +240,7 @@ def draw_ticket(
         extraction_inputs(bench, ledger, settings.units, target),
     )
     if whole is not None:
-        extraction = extract_on_host(bench, whole, own, inputs)
+        extraction = extract_whole(bench, whole, own, inputs)
     elif planned is None:
         extraction = pruning.extract(model, bench.prune_batches, own, **inputs, peers=bench.peers)
     else:
@@ -243,7 +251,7 @@ def draw_ticket(
         extraction = replace(extraction, notes=(*extraction.notes, note))
     extraction = yield from repair_ticket(bench, ledger, extraction, dense, trains_on=trains_on)
     ledger.switch("evaluate")
-    error = bench.peers.first(lambda: output_error(extraction.ticket, dense, bench.prune_batches))
+    error = bench.first(lambda: output_error(extraction.ticket, dense, bench.prune_batches))
     if whole is not None:
         bench, extraction = spread_bench, replace(extraction, ticket=spread_bench.place(extraction.ticket))
     after = bench.score(extraction.ticket, bench.dataset.validation)
@@ -280,6 +288,8 @@ def repair_ticket(
     steps = pruning.count_repair_steps(settings, len(train), trains_on=trains_on, fresh=True)
     if not steps:
         return extraction if trains_on else pruning.note_no_repair(extraction, settings)
+    if bench.cuts_on_disk:
+        return replace(extraction, notes=(*extraction.notes, NOT_REPAIRED))
     ledger.switch("repair")
     if not bench.peers.is_first:  # The first process repairs, and tells the ticket.
         return _tell_repaired(bench, extraction)
@@ -514,9 +524,10 @@ def _load_teacher(run: Run) -> training.Teacher | None:
         return None
     run.ledger.switch("retrain")
     with fixed_seed():  # Building a model seeds torch: a run without a teacher, or resumed, draws the same.
-        dense = pruned_by_plan(run.folder, bench.new_model(fill=False), 0)
+        dense = shape_after(bench, run.folder, 0)
     if bench.has_numbers:
-        dense.load_state_dict(load_tensors(run.folder.dense, shapes_of(dense.state_dict()))[0])
+        with bench.holding_whole():
+            dense.load_state_dict(load_tensors(run.folder.dense, shapes_of(dense.state_dict()))[0])
     dense = bench.place(dense).eval().requires_grad_(requires_grad=False)
     return training.Teacher(dense, retrain.teacher_share, retrain.teacher_temperature)
 

@@ -12,6 +12,7 @@ from torch import nn
 from tpsprune import measure, pruning, training
 from tpsprune.pipeline.job import find_start, own_folder
 from tpsprune.pipeline.load import describe_initial_weights
+from tpsprune.pipeline.spread import whole_models_in
 from tpsprune.pipeline.stage import StageSettings, schedule_retraining, train_stage
 from tpsprune.pipeline.state import State, load_checkpoint, save_checkpoint, save_snapshot
 from tpsprune.pipeline.ticket import draw_ticket, extraction_inputs, finish, restore_state
@@ -63,7 +64,8 @@ def train(
             return
         earlier = start.found.energy if start.found and started.is_first else None
         with (
-            set_up_metered(recipe, device, earlier, peers=start.peers) as (bench, ledger),
+            whole_models_in(out, recipe, started) as store,
+            set_up_metered(recipe, device, earlier, peers=start.peers, store=store) as (bench, ledger),
             own_folder(start, out, recipe.name, digest, again=again, spreads=bench.is_spread) as folder,
             Run(bench, folder, ledger, start.describe()).writing(text) as run,
         ):

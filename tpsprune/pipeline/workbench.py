@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -18,6 +18,7 @@ from tpsprune.data import Dataset
 from tpsprune.errors import CannotWriteError, DivergedError, PeersError, RunFolderError, VariantError
 from tpsprune.loop.meter import MAX_WINDOW_SECONDS, Ledger, Meter
 from tpsprune.numerics.objective import Objective
+from tpsprune.numerics.offload import OffloadStore
 from tpsprune.numerics.peers import ALONE, AbstractPeers, Alone
 from tpsprune.numerics.trees import Tree, at, join_items, map_tensors, random_inputs, split_evenly
 from tpsprune.pipeline.load import describe_initial_weights
@@ -64,6 +65,8 @@ class Workbench:
     """The processes that work on the run."""
     calibration_note: str = ""
     """What the user should know of calibration data that were made up."""
+    store: OffloadStore | None = None
+    """Where the first process has whole models of a run that is spread, if not in memory."""
 
     def __enter__(self) -> Self:
         return self
@@ -99,14 +102,32 @@ class Workbench:
         """Whether each process holds a part of every weight."""
         return self.recipe.train.spread == "shard"
 
+    @property
+    def cuts_on_disk(self) -> bool:
+        """Whether whole models of a run that is spread lie in files."""
+        return self.is_spread and self.recipe.prune.gather != "host"
+
+    def holding_whole(self) -> AbstractContextManager[None]:
+        """Return a block in which a spread run's whole models are made and used, by the first process."""
+        return _holding(self.store)
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        """Return what the first process alone computes of whole models; as ``peers.first``."""
+
+        def holding() -> Any:
+            with self.holding_whole():
+                return make()
+
+        return self.peers.first(holding)
+
     def new_model(self, *, fill: bool = True) -> nn.Module:
         """Build the model as it is before the first step: equal at equal seeds.
 
         With ``fill=False`` the weights that the recipe names are not read: the caller fills it. Of a run that
-        is spread, it is in the first process's host memory, and without numbers in the others.
+        is spread, it is in the first process's host memory or files, and without numbers in the others.
         """
         torch.manual_seed(self.recipe.seed)
-        model = build_whole(self.recipe, self.dataset.facts, self.peers, fill=fill)
+        model = build_whole(self.recipe, self.dataset.facts, self.peers, self.store, fill=fill)
         return model if self.is_spread else self.execution.place(model)
 
     @property
@@ -125,7 +146,7 @@ class Workbench:
     def state_of(self, model: nn.Module) -> dict[str, Tensor]:
         """Return a model's whole tensors; of one that is spread, in the first process alone."""
         held = model.state_dict()
-        return training.gather(held, self.peers) if self.is_spread else held
+        return training.gather(held, self.peers, self.holding_whole) if self.is_spread else held
 
     def on_host(self) -> Self:
         """Return the workbench with its data in host memory."""
@@ -191,12 +212,18 @@ class Workbench:
 
 
 def set_up(
-    recipe: Recipe, device_name: str, *, prunes: bool = True, peers: AbstractPeers = ALONE
+    recipe: Recipe,
+    device_name: str,
+    *,
+    prunes: bool = True,
+    peers: AbstractPeers = ALONE,
+    store: OffloadStore | None = None,
 ) -> Workbench:
     """Load the data, fix the process, sample calibration data; build once what could be refused.
 
     Where nothing ``prunes`` the model, the target is not checked on it and no calibration data is sampled
-    for pruning: a model that is only trained pays for neither.
+    for pruning: a model that is only trained pays for neither. ``store``: where the first process has whole
+    models of a run that is spread, if not in memory.
 
     Raises:
         TpspruneError: anything the recipe requests is not available here. Nothing is written by then.
@@ -213,7 +240,7 @@ def set_up(
             "train.spread = 'shard' spreads the model over processes that a launcher starts: "
             "'torchrun --nproc-per-node=N -m tpsprune train RECIPE'; no other command does"
         )
-    model = build_whole(recipe, dataset.facts, peers)
+    model = build_whole(recipe, dataset.facts, peers, store)
     execution = Execution.of(recipe.train, device, model)
     watch = _sample_calibration(recipe.seed, dataset, execution, recipe.watch.calibration_items)
     prune: Calibration = ((), (), ())
@@ -222,18 +249,29 @@ def set_up(
         prune = _sample_calibration(recipe.seed, dataset, execution, items, peers.shards)
     panel = Panel.of(recipe.watch, recipe.seed, peers, spread=spreads)
     weights = describe_initial_weights(recipe)
-    bench = Workbench(recipe, dataset, execution, objective, *watch[:2], *prune, panel, weights, peers)
+    bench = Workbench(
+        recipe, dataset, execution, objective, *watch[:2], *prune, panel, weights, peers, store=store
+    )
     _check_shards(bench)
     if spreads:
         training.check_spread(model)
-        peers.first(lambda: _check(replace(bench.on_host(), peers=ALONE), model, prunes=prunes))
+        bench.first(lambda: _check(replace(bench.on_host(), peers=ALONE), model, prunes=prunes))
     else:
         _check(bench, execution.place(model), prunes=prunes)
     return bench
 
 
-def build_whole(recipe: Recipe, facts: TaskFacts, peers: AbstractPeers, *, fill: bool = True) -> nn.Module:
+def build_whole(
+    recipe: Recipe,
+    facts: TaskFacts,
+    peers: AbstractPeers,
+    store: OffloadStore | None = None,
+    *,
+    fill: bool = True,
+) -> nn.Module:
     """Build a recipe's model; of one that is to be spread, without numbers but in the first process.
+
+    There it lies in the files of a ``store``, where there is one.
 
     Raises:
         TpspruneError: as ``models.build``; in all processes.
@@ -242,10 +280,14 @@ def build_whole(recipe: Recipe, facts: TaskFacts, peers: AbstractPeers, *, fill:
         return models.build(recipe.task.model, facts, fill=fill)
 
     def build() -> nn.Module:
-        with training.without_numbers(peers):
+        with training.without_numbers(peers), _holding(store):
             return models.build(recipe.task.model, facts, fill=fill and peers.is_first)
 
     return peers.together(build)
+
+
+def _holding(store: OffloadStore | None) -> AbstractContextManager[None]:
+    return nullcontext() if store is None else store.active()
 
 
 def _check(bench: Workbench, model: nn.Module, *, prunes: bool) -> None:
@@ -378,6 +420,7 @@ def set_up_metered(
     *,
     prunes: bool = True,
     peers: AbstractPeers = ALONE,
+    store: OffloadStore | None = None,
 ) -> Iterator[tuple[Workbench, Ledger]]:
     """Set up within the window ``setup`` of a ledger; ``earlier`` has those of the attempts before.
 
@@ -395,7 +438,7 @@ def set_up_metered(
     meter = peers.together(lambda: Meter(energy.build(settings, attempt)))
     with Ledger(meter, longest, peers) as ledger:
         ledger.switch("setup")
-        with peers.together(lambda: set_up(recipe, device, prunes=prunes, peers=peers)) as bench:
+        with peers.together(lambda: set_up(recipe, device, prunes=prunes, peers=peers, store=store)) as bench:
             yield bench, ledger
 
 

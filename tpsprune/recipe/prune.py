@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from annotated_types import Interval
 from pydantic import Discriminator, Tag
@@ -150,6 +150,10 @@ Allocation: TypeAlias = Literal["effective-rank", "equal-residual", "greedy", "u
 CutShare = Annotated[float, Interval(gt=0.0, lt=1.0)]
 
 
+BY_GRADIENTS: Final = ("taylor", "synflow")
+"""What ``prune.units`` reads the gradients of all weights at once for."""
+
+
 @section
 class Prune:
     """The pruning: a target, reached by the widths of groups, the choice of units and compensation."""
@@ -224,9 +228,10 @@ class Prune:
     so many that each item is seen a dozen times, and 200 at most."""
     repair_learning_rate: Positive | Literal["auto"] = "auto"
     """Adam's, at its highest. ``auto``: 3e-3, and a third of it, and so on, where that leads away."""
-    gather: Literal["none", "host"] | None = None
-    """Where a model that is spread over processes (``train.spread``) is cut: ``host`` gathers it in the first
-    process's host memory, which has to hold it twice, and spreads the ticket again. Without it ``none``."""
+    gather: Literal["disk", "host"] | None = None
+    """Where a model that is spread over processes (``train.spread``) is cut, by the first of them: ``disk``
+    gathers it in files beside the run folders, a few layers at a time in memory, ``host`` in its host memory,
+    which has to hold it several times. Then the ticket is spread again. Without it ``disk``."""
     rounds: Count = 1
     """Prunings in which the target is reached, each the same share of what is left."""
     round_epochs: Count = 1

@@ -12,6 +12,8 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
+from math import prod
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -95,7 +97,7 @@ def load_tensors(path: Path, expected: Expected | None = None) -> tuple[dict[str
 
     The header is checked by itself and, with ``expected``, names, shapes and dtypes against it,
     before any tensor is allocated, so a foreign file costs nothing. The tensors own their memory: what
-    becomes of the file later does not touch them. Cost: twice the file's size in memory, then once.
+    becomes of the file later does not touch them. Cost: the file's size in memory.
 
     Raises:
         ArtifactError: the file is missing, damaged, not safetensors, or does not hold what is expected;
@@ -114,8 +116,7 @@ def load_hashed(
             found, metadata = _header(path)
             if expected is not None:
                 _compare(path, found, expected)
-            content = file.read()
-        tensors = safetensors.torch.load(content)
+            tensors, sha256 = _read_all(file, found)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is not there") from error
     except OSError as error:
@@ -123,11 +124,43 @@ def load_hashed(
     except UNREADABLE as error:
         words = str(error).partition("\n")[0]
         raise ArtifactError(f"{path} is damaged or not a safetensors file ({words})") from error
-    if expected is not None:
-        # Once more, of what was read: the file may have been changed since its header was read.
-        _compare(path, shapes_of(tensors), expected)
-    by_name = {name: tensors[name] for name in sorted(tensors)}
-    return by_name, metadata, hashlib.sha256(content).hexdigest()
+    return {name: tensors[name] for name in sorted(tensors)}, metadata, sha256
+
+
+def _read_all(file: BufferedReader, facts: Expected) -> tuple[dict[str, Tensor], str]:
+    """Read the tensors of a file one after the other, into memory of their own; and the SHA-256 of it all.
+
+    Raises:
+        ValueError: the file is no longer the one whose header the library has found good.
+    """
+    changed = ValueError("it was changed while it was read")
+    head = file.read(8)
+    (size,) = struct.unpack("<Q", head)
+    if size > MOST_PICKLED:
+        raise changed
+    raw = file.read(size)
+    digest = hashlib.sha256(head + raw)
+    header = {name: facts for name, facts in json.loads(raw).items() if name != "__metadata__"}
+    tensors: dict[str, Tensor] = {}
+    position = 0
+    for name, own in sorted(header.items(), key=lambda each: each[1]["data_offsets"]):
+        shape, dtype = tuple(own["shape"]), DTYPES[own["dtype"]]
+        begin, end = own["data_offsets"]
+        if (
+            facts.get(name) != (shape, dtype)
+            or begin != position
+            or end - begin != prod(shape) * dtype.itemsize
+        ):
+            raise changed
+        tensors[name] = torch.empty(shape, dtype=dtype)
+        content = tensors[name].reshape(-1).view(torch.uint8).numpy().data
+        if file.readinto(content) != len(content):
+            raise changed
+        digest.update(content)
+        position = end
+    if tensors.keys() != facts.keys() or file.read(1):
+        raise changed
+    return tensors, digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 torch's ``fully_shard`` (FSDP2) does the work: a block's weights are gathered when it is called, and let go
 when it is left; gradients are summed into each process's part. Every call of the model, and every read of a
-whole weight, is made by all processes together. The model is built whole in the first process's host memory
-alone; the others build it without numbers, and take one block at a time.
+whole weight, is made by all processes together. The model is built whole in the first process alone, in its
+host memory or in files; the others build it without numbers, and take one block at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import torch
@@ -117,13 +117,21 @@ def largest_open(model: nn.Module) -> int:
     return parts.pop("") + max(parts.values())
 
 
-def gather(tensors: Mapping[str, Tensor], peers: AbstractPeers) -> dict[str, Tensor]:
-    """Return whole tensors, in the first process's host memory; none in the others. One at a time."""
+def gather(
+    tensors: Mapping[str, Tensor],
+    peers: AbstractPeers,
+    holding: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> dict[str, Tensor]:
+    """Return copies of tensors, whole, on the first process's host; none in the others. One at a time.
+
+    They are made within ``holding()``, which decides where they lie.
+    """
     found = {}
     for name, each in tensors.items():
         one = whole(each.detach())
         if peers.is_first:
-            found[name] = one.cpu() if one is not each else one.cpu().clone()
+            with holding():
+                found[name] = one.to("cpu", copy=True)
     return found
 
 
