@@ -125,6 +125,32 @@ def test_a_killed_process_ends_as_the_run_that_was_never_killed(
     assert result["machine"]["processes"] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [("sum", "rank 1 does not answer ("), ("call_roll", "rank 1 has not come to the end of '")],
+)
+def test_a_process_that_falls_silent_is_named(recipe: Path, tmp_path: Path, method: str, said: str) -> None:
+    launched = command(recipe, tmp_path)
+    launched[launched.index("tpsprune")] = "tests.scale.impatient"
+    with (tmp_path / "stderr").open("w", encoding="utf-8") as stderr:
+        job = subprocess.Popen(
+            launched, stdout=subprocess.DEVNULL, stderr=stderr, env={**os.environ, "SILENT_IN": method}
+        )
+        try:
+            end = time.monotonic() + SECONDS
+            while "Error:" not in (found := Path(stderr.name).read_text(encoding="utf-8")):
+                assert time.monotonic() < end
+                assert job.poll() is None
+                time.sleep(0.1)
+            for each in children(job.pid):
+                os.kill(each, signal.SIGKILL)
+            job.wait(SECONDS)
+        finally:
+            job.kill()
+    assert said in found
+    assert "goes on with --resume" in found
+
+
 def test_batches_that_do_not_divide_are_refused_before_a_folder_is_made(tmp_path: Path, recipe: Path) -> None:
     def run() -> list[Event]:
         return list(train(read(str(recipe), ("train.batch_size=63",)), tmp_path / "runs", device="cpu"))

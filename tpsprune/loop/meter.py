@@ -362,6 +362,7 @@ class Ledger:
         others: list[float] = []
         if joins:
             energy.finish_queued_work()
+            self._peers.call_roll(f"the end of '{self._phase}'")
             now = energy.family_cpu_seconds()
             others = self._peers.gather(now - self._cpu_seconds)
             self._cpu_seconds = now

@@ -175,7 +175,7 @@ class OffloadStore(_SeesOperations, TorchDispatchMode):  # type: ignore[no-untyp
             return
         self._is_active = True
         try:
-            with _returning_what_is_freed(), self:
+            with self:
                 yield
         finally:
             self._is_active = False
@@ -210,7 +210,8 @@ def make_store(folder: Path) -> Iterator[OffloadStore]:
             raise PruneError(
                 f"offload = '{folder}' lies in memory itself ({kind}); a folder on a disk is needed"
             )
-        yield store
+        with _returning_what_is_freed():
+            yield store
     finally:
         store.release()
         place.rmdir()

@@ -11,6 +11,7 @@ What is told is JSON or tensors, never pickled objects.
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,8 +31,15 @@ BUCKET_BYTES: Final = 2**25
 """Tensors are joined to messages of about this size: few waits, and no copy of a whole model."""
 ANSWER: Final = timedelta(hours=6)
 """How long a decision may take while the others wait: a repair of a large model is made by one process."""
+SILENCE: Final = timedelta(minutes=30)
+"""How long a process waits for the gradients of another, or for it to come to the end of a phase."""
+ROLL_CALL: Final = timedelta(seconds=10)
+"""How long it may take to find out which process has fallen silent."""
 MEETING: Final = timedelta(minutes=10)
 """How long a process waits for the others to come to the same call."""
+
+_GONE: Final = "another process of this run has ended, or does not answer"
+_GO_ON: Final = "its own message says why; a run that has begun goes on with --resume"
 
 
 class AbstractPeers(ABC):
@@ -161,6 +169,13 @@ class AbstractPeers(ABC):
             PeersError: one has not come, or has come to another call: names both.
         """
 
+    def call_roll(self, place: str) -> None:  # noqa: B027 -- one process has nobody to miss
+        """Wait until all processes have come to a place; not longer than ``SILENCE``.
+
+        Raises:
+            PeersError: one has not come; names it.
+        """
+
     def any(self, flag: bool) -> bool:
         """Return whether it holds in some process."""
         return any(self.gather(flag)) if self.size > 1 else flag
@@ -263,7 +278,7 @@ class Gathered(AbstractPeers):
         """Add up, a bucket at a time."""
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
-            with _answering():
+            with self._moving():
                 distributed.all_reduce(flat, group=self._bulk)
             _spill(flat, bucket)
 
@@ -272,7 +287,7 @@ class Gathered(AbstractPeers):
         for bucket in _buckets(tensors):
             flat = torch.cat([each.reshape(-1) for each in bucket])
             # As bytes: gloo knows no float8 and no integers of 16 bits.
-            with _answering():
+            with self._moving():
                 distributed.broadcast(flat.view(torch.uint8), src=by, group=self._bulk)
             _spill(flat, bucket)
 
@@ -331,6 +346,31 @@ class Gathered(AbstractPeers):
         self.write([each for each in made.values() if each.numel()], by)
         return made
 
+    def call_roll(self, place: str) -> None:
+        """Wait at a barrier that names who is missing; the others know less, and do not print it."""
+        if (who := self._missing(SILENCE)) is not None:
+            missing = f"{who} has not come to {place} within {SILENCE.total_seconds():g} s"
+            raise PeersError(f"{missing if who else _GONE}: {_GO_ON}")
+
+    def _missing(self, patience: timedelta) -> str | None:
+        """Return who does not come to a barrier: nothing where another finds that out, None if all do."""
+        try:
+            distributed.monitored_barrier(group=self._words, timeout=patience, wait_all_ranks=True)
+        except RuntimeError as error:
+            found = re.search(r"Ranks? ([\d, ]+) failed", str(error))
+            return f"rank {found[1].strip()}" if found else ""
+        return None
+
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Say in words that tensors of another process have not come, and whose where that can be told."""
+        try:
+            yield
+        except RuntimeError as error:
+            # Over the group of words: after a failure the other is of no use.
+            who = None if self._bulk is self._words else self._missing(ROLL_CALL)
+            raise _gone(error, f"{who} does not answer" if who else _GONE) from error
+
     def _tell(self, value: Any, by: int) -> Any:
         own = _encode(value) if self.rank == by else torch.empty(0, dtype=torch.uint8)
         length = torch.tensor([len(own)])
@@ -348,11 +388,12 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = first_line(error).partition(". This is typically")[0]
-        raise PeersError(
-            f"another process of this run has ended, or does not answer ({reason}): its own "
-            "message says why; a run that has begun goes on with --resume"
-        ) from error
+        raise _gone(error, _GONE) from error
+
+
+def _gone(error: RuntimeError, who: str) -> PeersError:
+    reason = first_line(error).partition(". This is typically")[0]
+    return PeersError(f"{who} ({reason}): {_GO_ON}")
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +15,10 @@ import torch
 from torch import distributed
 
 from tpsprune.errors import DeviceError, PeersError, first_line
+from tpsprune.numerics import peers
 from tpsprune.numerics.peers import ALONE, AbstractPeers, Gathered
 from tpsprune.training.device import choose_device
 
-STEP: Final = timedelta(minutes=30)
-"""How long one process may wait for the gradients of another."""
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -67,7 +65,7 @@ def gathered(device_name: str, *, spreads: bool = False) -> Iterator[AbstractPee
         )
     try:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, timeout=STEP, **_meeting_place(size))
+        distributed.init_process_group(backend, timeout=peers.SILENCE, **_meeting_place(size))
     except (ValueError, RuntimeError) as error:
         raise PeersError(
             f"WORLD_SIZE is {size}, and the other processes cannot be reached ({first_line(error)}): start "
@@ -88,7 +86,7 @@ def _meeting_place(size: int) -> dict[str, Any]:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = distributed.TCPStore(address, port, size, is_master=False, timeout=STEP)  # type: ignore[attr-defined]
+    store = distributed.TCPStore(address, port, size, is_master=False, timeout=peers.SILENCE)  # type: ignore[attr-defined]
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     own = distributed.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
     return {"store": own, "rank": int(os.environ["RANK"]), "world_size": size}
