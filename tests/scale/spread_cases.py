@@ -310,10 +310,10 @@ def _cut(gather: str, overrides: list[str], folder: str) -> Any:
         moments = moments_of(bench, state)
         with bench.holding_whole():
             carried = pruning.carry_state(moments, extraction.plan)
-        big = [
-            whole.get_parameter("blocks.1.rise.weight"),
-            extraction.ticket.get_parameter("blocks.1.rise.weight"),
-        ]
+        place = "blocks.1.rise.weight"
+        big = [each.get_parameter(place) for each in (whole, extraction.ticket, bench.new_model())]
+        if group.is_first:
+            big += [weights[place], moments[place]["exp_avg"], carried[place]["exp_avg"]]
         in_files = [each.untyped_storage().filename is not None for each in big if not each.is_meta]
         is_whole = not any(each.is_meta for each in extraction.ticket.parameters())
         ticket = bench.place(extraction.ticket)
@@ -322,7 +322,7 @@ def _cut(gather: str, overrides: list[str], folder: str) -> Any:
         spread_moments = {name: training.gather(own, group) for name, own in dealt_out.items()}
         parts = sum(told.own_part(each).numel() for each in ticket.parameters())
         result: dict[str, Any] = {"plan": extraction.plan.to_json()["groups"], "is_whole": is_whole}
-        result["in_files"] = bool(in_files) and all(in_files)
+        result["in_files"] = sum(in_files)
         result |= {"parts": parts, "numbers": sum(each.numel() for each in ticket.parameters())}
         kept = [
             told.own_part(each)

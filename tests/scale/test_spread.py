@@ -14,8 +14,10 @@ from tests.scale.duo import Duo
 from tests.scale.nets import RECIPE, Residual
 from tests.scale.spread_cases import SPREAD
 from tpsprune import recipe
-from tpsprune.errors import PeersError, RecipeError, RunFolderError
+from tpsprune.errors import PeersError, PruneError, RecipeError, RunFolderError
+from tpsprune.numerics.peers import ALONE
 from tpsprune.pipeline.slots import read_parts
+from tpsprune.pipeline.spread import whole_models_in
 from tpsprune.pipeline.workbench import set_up
 from tpsprune.recipe.train import Signal
 
@@ -107,7 +109,7 @@ def test_a_cut_of_the_whole_is_that_of_one_process_to_the_bit(
 ) -> None:
     first, second = ask(duo, "cut", gather=gather, overrides=list(more), folder=str(tmp_path / "runs"))
     assert list(tmp_path.iterdir()) == []
-    assert first["in_files"] == (gather == "disk")
+    assert first["in_files"] == (6 if gather == "disk" else 0)
     for each in (first, second):
         assert each["in_memory"]
         assert each["kept"]
@@ -118,6 +120,19 @@ def test_a_cut_of_the_whole_is_that_of_one_process_to_the_bit(
     assert first["is_whole"]
     assert not second["is_whole"]
     assert first["parts"] + second["parts"] == first["numbers"]
+
+
+def test_files_that_would_lie_in_memory_are_refused() -> None:
+    shared = Path("/dev") / "shm"
+    if not shared.is_dir():
+        pytest.skip("no file system in memory here")
+    read = recipe.parse(RECIPE, "spread.toml", SPREAD)
+    with (
+        pytest.raises(PruneError, match=r"prune\.gather = 'disk': .* lies in memory .*; 'host' takes"),
+        whole_models_in(shared / "none" / "runs", read, ALONE),
+    ):
+        pass
+    assert not list(shared.glob(".tmp-tpsprune-*"))
 
 
 def test_one_block_and_what_is_in_none_lie_open_at_most(duo: Duo) -> None:

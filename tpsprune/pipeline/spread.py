@@ -37,12 +37,14 @@ def whole_models_in(out: Path, recipe: Recipe, peers: AbstractPeers) -> Iterator
     Raises:
         PruneError: files cannot lie there; everywhere.
     """
-    wanted = recipe.train.spread == "shard" and recipe.prune.gather != "host"
+    if recipe.train.spread != "shard" or recipe.prune.gather == "host":
+        yield None
+        return
     place = next(each for each in (out, *out.resolve().parents) if each.is_dir())
     with ExitStack() as stack:
 
         def make() -> OffloadStore | None:
-            if not (wanted and peers.is_first):
+            if not peers.is_first:
                 return None
             try:
                 return stack.enter_context(make_store(stack.enter_context(beside(place / "whole")).parent))
