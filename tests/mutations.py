@@ -117,6 +117,15 @@ export     | tensors alike          | if shared.get(name) == digest] => if name 
 pruning    | units found            | units = assign(cost_kn) => units = assign(-cost_kn)
 pipeline   | budget                 | spent.seconds >= stop.budget_seconds => spent.seconds >= 1e9
 cli        | exit code              | exit_code = 2 => exit_code = 1
+runs/test_tensors.py | parts in a row | or begin != position => or False
+runs/test_tensors.py | nothing behind the parts | tensors.keys() != facts.keys() or file.read(1) => tensors.keys() != facts.keys()
+scale/test_peers.py | own shards | range(self.rank, self.shards, self.size) => range(self.rank, self.shards)
+training/test_shards.py | mean of running moments | buffer.copy_(before + moved / shards) => buffer.copy_(before + moved)
+energy/test_nodes.py | node without a window | fault = fault or f"node {node} did not report => fault or f"node {node} did not report
+energy/test_nodes.py | joules of two nodes | joules[name] = joules.get(name, 0.0) + value => joules[name] = value
+scale/test_spread.py | gathered into files | found[name] = one.to("cpu", copy=True) => found[name] = one.to("cpu")
+scale/test_spread.py | gradients of parts | sharded.set_gradient_divide_factor(1.0) => sharded.set_gradient_divide_factor(2.0)
+numerics/test_offload.py | pages dropped | if self._resident > RESIDENT_BYTES: => if False:
 """
 """The room whose tests must fail, a name, and the text found => the text written in its place."""
 

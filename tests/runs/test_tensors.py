@@ -162,7 +162,7 @@ def test_a_foreign_file_is_refused_without_reading_its_tensors(
         load_tensors(path)
 
 
-@pytest.mark.parametrize("other", ["shape", "name", "more", "less", "longer", "cut"])
+@pytest.mark.parametrize("other", ["shape", "name", "more", "less", "longer", "cut", "overlap"])
 def test_a_file_that_is_changed_after_its_header_was_checked_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
@@ -180,6 +180,9 @@ def test_a_file_that_is_changed_after_its_header_was_checked_is_refused(
     }
     content = serialise(changed.get(other, held), {})
     path.write_bytes(content + b" " if other == "longer" else content[: -4 if other == "cut" else None])
+    if other == "overlap":
+        header = {"a": entry(), "b": entry(shape=[5], offsets=[4, 24])}
+        written(path, json.dumps(header).encode(), bytes(44))
     with pytest.raises(ArtifactError, match="it was changed while it was read"):
         load_tensors(path)
 

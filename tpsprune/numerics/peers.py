@@ -29,8 +29,8 @@ from tpsprune.records.serial import shorten
 T = TypeVar("T")
 BUCKET_BYTES: Final = 2**25
 """Tensors are joined to messages of about this size: few waits, and no copy of a whole model."""
-ANSWER: Final = timedelta(hours=6)
-"""How long a decision may take while the others wait: a repair of a large model is made by one process."""
+ANSWER: Final = timedelta(days=2)
+"""How long a decision may take while the others wait: one process cuts and repairs a large model."""
 SILENCE: Final = timedelta(minutes=30)
 """How long a process waits for the gradients of another, or for it to come to the end of a phase."""
 ROLL_CALL: Final = timedelta(seconds=10)
