@@ -101,6 +101,7 @@ def test_a_run_of_shards_is_shown_and_exported_like_any_other(alone: Path, tmp_p
     for words in (["show", str(alone)], ["export", str(alone), "--to", str(tmp_path / "ticket")]):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
+        assert words[0] == "export" or " · 1 process, 2 shards\n" in done.output
     assert (tmp_path / "ticket" / "manifest.json").is_file()
 
 

@@ -200,8 +200,9 @@ def _class_of_total(outcome: RunResult) -> str:
 def closing(outcome: RunResult) -> RenderableType:
     """Return the results of a finished run, without the commands to type next."""
     classes = ", ".join(f"{part} {kind}" for part, kind in outcome.method.classes.items()) or "nothing"
+    where = [outcome.device, *_processes(outcome.machine)]
     return Lines(
-        Text(f"{outcome.name} · seed {outcome.seed} · {outcome.device}", style="bold"),
+        Text(" · ".join([outcome.name, f"seed {outcome.seed}", *where]), style="bold"),
         _models_table(outcome),
         Text(""),
         _energy_table(outcome),
@@ -210,6 +211,14 @@ def closing(outcome: RunResult) -> RenderableType:
         *[Text(sentence) for sentence in _caveats(outcome)],
         *[Text(f"Note: {note}") for note in outcome.notes],
     )
+
+
+def _processes(machine: Mapping[str, Any]) -> list[str]:
+    """Return in how many processes each attempt ran, and the shards of its batches, where there were any."""
+    if "processes" not in machine:
+        return []
+    attempts = ", then ".join(str(each) for each in machine["processes"])
+    return [f"{attempts} {'process' if attempts == '1' else 'processes'}, {machine['shards']} shards"]
 
 
 def _caveats(outcome: RunResult) -> list[str]:
