@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import tpsprune
-from tpsprune.errors import ArtifactError, PruneError
+from tpsprune.errors import ArtifactError, CannotWriteError, PruneError
 from tpsprune.numerics import offload
 
 INPUTS = torch.randn(64, 4, 16, generator=torch.Generator().manual_seed(1))
@@ -120,6 +122,31 @@ def test_weights_that_were_never_in_memory_are_read_from_files(tmp_path: Path) -
     assert all(each.is_meta for each in shell.parameters())
     assert found.ticket.blocks[0].net[0].weight.untyped_storage().filename is not None
     assert sorted(each.name for each in tmp_path.iterdir()) == ["part0.safetensors", "part1.safetensors"]
+
+
+def test_a_disk_that_is_full_for_a_moment_ends_the_cut_and_chooses_no_other_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    allocate = os.posix_fallocate
+
+    def full_once(*arguments: int) -> None:
+        calls.append(1)
+        if len(calls) == place:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        allocate(*arguments)
+
+    monkeypatch.setattr(offload, "LEAST_BYTES", 2**8)
+    monkeypatch.setattr(os, "posix_fallocate", full_once)
+    model, place = made(Tied), 0
+    tpsprune.extract(model, INPUTS, quality="best", offload=tmp_path)
+    most = len(calls)
+    for place in (1, most // 3, most // 2, most // 4 * 3, most - 50):
+        calls.clear()
+        with pytest.raises(CannotWriteError, match="cannot hold"):
+            tpsprune.extract(model, INPUTS, quality="best", offload=tmp_path)
+        assert len(calls) >= place
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_note_says_that_nothing_was_repaired_where_something_would_be(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tpsprune.errors import PruneError
+from tpsprune.errors import CannotWriteError, PruneError
 from tpsprune.numerics import offload
 from tpsprune.numerics.offload import OffloadStore, open_store
+from tpsprune.runs.tensors import load_tensors, save_tensors
 
 MIB = 2**20
 
@@ -72,6 +74,20 @@ def test_pages_beyond_the_limit_leave_memory_and_their_values_stay(
     assert [float(part.mean()) for part in parts] == [rank + 1.0 for rank in range(16)]
 
 
+def test_a_file_of_tensors_is_read_within_the_limit(
+    store: OffloadStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offload, "RESIDENT_BYTES", 4 * MIB)
+    path = tmp_path / "large.safetensors"
+    save_tensors(path, {str(each): torch.full((2 * MIB,), float(each)) for each in range(12)}, {})
+    store.release()
+    before = resident_file_bytes()
+    found, _ = load_tensors(path)
+    assert resident_file_bytes() - before <= 20 * MIB  # of 96
+    assert [float(each.mean()) for each in found.values()] == [float(name) for name in found]
+    assert all(map(is_mapped, found.values()))
+
+
 def test_results_that_are_not_small_are_mapped_and_views_are_not_copied(store: OffloadStore) -> None:
     large, small = torch.zeros(256, 512), torch.zeros(16, 16)
     results = (
@@ -119,14 +135,19 @@ def test_files_have_no_names_and_the_folder_goes(tmp_path: Path) -> None:
     assert placed.tolist() == [1.0] * 3
 
 
-def test_a_full_disk_is_a_message(store: OffloadStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    words = r"cannot hold 4,000 bytes more .No space left on device"
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(PruneError, match=r"cannot hold 4,000 bytes more .No space left on device"):
-        store.place(torch.zeros(1000))
-    assert list(store.folder.iterdir()) == []
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(tmp_path))
+        with pytest.raises(CannotWriteError, match=words):
+            store.place(torch.zeros(1000))
+        assert list(store.folder.iterdir()) == []
+        with pytest.raises(CannotWriteError, match=words):  # Once more, whoever has caught it.
+            stack.close()
 
 
 def test_a_folder_that_will_not_do_is_refused(tmp_path: Path) -> None:

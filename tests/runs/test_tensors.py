@@ -187,6 +187,28 @@ def test_a_file_that_is_changed_after_its_header_was_checked_is_refused(
         load_tensors(path)
 
 
+def test_tensors_are_read_onto_the_processor_whatever_the_default_device(tmp_path: Path) -> None:
+    path = tmp_path / "ticket.safetensors"
+    save_tensors(path, {"a": torch.ones(2)}, {})
+    with torch.device("meta"):
+        found, _ = load_tensors(path)
+    assert found["a"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("header", [b"[]", b"{}", b'{"a":3}', b'{"a":{"dtype":"F32"}}', None])
+def test_a_header_that_is_changed_after_it_was_checked_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: bytes | None
+) -> None:
+    monkeypatch.setattr("tpsprune.runs.tensors._header", lambda _: ({"a": ((2, 3), torch.float32)}, {}))
+    path = tmp_path / "a.safetensors"
+    if header is None:
+        path.write_bytes(b"abc")
+    else:
+        written(path, header)
+    with pytest.raises(ArtifactError, match="damaged or not a safetensors file"):
+        load_tensors(path)
+
+
 def test_reading_a_file_takes_its_size_of_memory_once(tmp_path: Path) -> None:
     path = tmp_path / "large.safetensors"
     save_tensors(path, {str(each): torch.ones(2**20) for each in range(8)}, {})

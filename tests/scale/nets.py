@@ -93,4 +93,4 @@ class Tied(Residual):
         self.back.weight = self.stem.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.back(x))
+        return super().forward(self.back(x.flatten(1)))

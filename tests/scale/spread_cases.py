@@ -380,8 +380,9 @@ def refused(overrides: list[str]) -> str:
     """Return the message of a set-up that is refused."""
     from tpsprune.errors import TpspruneError
 
+    group = Gathered(2)
     try:
-        set_up(recipe.parse(RECIPE, "spread.toml", overrides), "cpu", peers=Gathered(2))
+        group.together(lambda: set_up(recipe.parse(RECIPE, "spread.toml", overrides), "cpu", peers=group))
     except TpspruneError as error:
         return str(error)
     return ""

@@ -12,7 +12,7 @@ from tpsprune import energy
 from tpsprune.cli import main
 from tpsprune.errors import CannotWriteError, PeersError, RecipeError
 from tpsprune.loop.meter import Ledger, Meter
-from tpsprune.numerics.peers import AbstractPeers, Alone, fingerprint
+from tpsprune.numerics.peers import AbstractPeers, Alone, Gathered, fingerprint
 from tpsprune.recipe.train import Energy
 from tpsprune.training.shards import ShardedSteps
 
@@ -208,3 +208,23 @@ def test_only_train_runs_in_several_processes() -> None:
     assert "only 'train' runs in several" in done.output
     beside = CliRunner().invoke(main, ["recipes"], env={"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"})
     assert (beside.exit_code, beside.output) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            "Connection closed by peer",
+            "another process of this run has ended, or does not answer (RuntimeError: Connection",
+        ),
+        ("Timed out waiting 9ms for recv", "rank 3 does not answer (RuntimeError: Timed out"),
+    ],
+)
+def test_the_roll_is_called_where_nobody_has_hung_up(
+    monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    """Where one has, a barrier would keep the connections open by which others hear of it."""
+    monkeypatch.setattr(Gathered, "_missing", lambda *_: "rank 3")
+    with pytest.raises(PeersError) as raised, Gathered.__new__(Gathered)._moving():
+        raise RuntimeError(fault)
+    assert str(raised.value).startswith(said)

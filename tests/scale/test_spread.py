@@ -178,6 +178,25 @@ MLP = "task.model={kind='mlp', widths=[32, 32]}"
 SHARED = "task.model={kind='custom', factory='tests.scale.nets:shared'}"
 
 
+def test_what_the_first_process_refuses_in_set_up_is_said_by_all(duo: Duo) -> None:
+    for each in ask(duo, "refused", overrides=[*SPREAD, "prune.target={macs=1e-6}"]):
+        assert "macs=1e-06 cannot be reached" in each
+    assert ask(duo, "tied")  # and nobody waits for another
+
+
+def test_the_folder_of_the_files_is_gone_with_those_made_for_it(tmp_path: Path) -> None:
+    read = recipe.parse(RECIPE, "spread.toml", SPREAD)
+    out = tmp_path / "some" / "runs"
+    with whole_models_in(out, read, ALONE) as store:
+        assert store is not None
+        assert out in store.folder.parents
+    assert not list(tmp_path.iterdir())
+    out.mkdir(parents=True)
+    with whole_models_in(out, read, ALONE):
+        assert list(out.iterdir())
+    assert not list(out.iterdir())
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

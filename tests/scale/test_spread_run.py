@@ -91,6 +91,27 @@ def test_a_killed_process_ends_as_the_spread_run_that_was_never_killed(
     assert read_json(folder / "result.json")["machine"]["processes"] == [2, 2]
 
 
+def test_a_weight_tied_outside_of_the_blocks_is_in_a_checkpoint_once(recipe: Path, tmp_path: Path) -> None:
+    tied = tmp_path / "tied.toml"
+    tied.write_text(recipe.read_text(encoding="utf-8").replace(":wide", ":Tied"), encoding="utf-8")
+    job = subprocess.Popen(
+        [*command(tied, tmp_path / "runs", "--max-restarts=1"), *SPREAD, "--set", "prune.target.macs=0.8"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_for_a_checkpoint(tmp_path / "runs", "current.json")
+        os.kill(children(job.pid)[-1], signal.SIGKILL)
+        _, said = job.communicate(timeout=SECONDS)
+    finally:
+        job.kill()
+    assert job.returncode == 0, said[-2000:]
+    folder = folder_of(tmp_path / "runs")
+    assert read_json(folder / "result.json")["machine"]["processes"] == [2, 2]
+    dense, _ = load_tensors(folder / "dense.safetensors")
+    assert torch.equal(dense["stem.weight"], dense["back.weight"])
+
+
 def test_one_process_takes_up_what_two_have_begun(recipe: Path, unbroken: Path, tmp_path: Path) -> None:
     job = subprocess.Popen(
         [*command(recipe, tmp_path), *SPREAD], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

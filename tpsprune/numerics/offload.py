@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tpsprune.errors import PruneError
+from tpsprune.errors import CannotWriteError, PruneError
 
 LEAST_BYTES: Final = 2**17
 """Tensors of fewer bytes stay in memory: norms, biases, the activations of few tokens."""
@@ -44,12 +44,14 @@ IN_MEMORY: Final = ("tmpfs", "ramfs")
 class _SeesOperations:
     """Apart from the mode, as in ``macs``: one that defines this method imports torch's compiler."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Path) -> None:
         super().__init__()
         self.folder = folder
+        self._named = place
         self._touched: dict[int, torch.UntypedStorage] = {}
         self._resident = 0
         self._is_active = False
+        self._fault: CannotWriteError | None = None
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         # glibc's; another library has none. What a cut frees stays with the process otherwise.
@@ -61,7 +63,7 @@ class _SeesOperations:
         """Return a copy of a tensor in a file, with the strides that it has.
 
         Raises:
-            PruneError: the folder cannot hold it.
+            CannotWriteError: the folder cannot hold it.
         """
         span = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
         strides = tensor.stride() if span == tensor.numel() else _row_major(tensor.shape)
@@ -74,7 +76,7 @@ class _SeesOperations:
         """Return the tensor whose elements come next in a file.
 
         Raises:
-            PruneError: the folder cannot hold it.
+            CannotWriteError: the folder cannot hold it.
             EOFError: the file ends before.
         """
         tensor = self._new(shape, _row_major(shape), dtype)
@@ -132,11 +134,12 @@ class _SeesOperations:
                 Path(name).unlink()
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-            raise PruneError(
-                f"offload: {self.folder.parent} cannot hold {size:,} bytes more ({reason}); some ten times "
-                "the bytes of the weights are needed there"
-            ) from error
-        return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape), tuple(strides))
+            self._fault = CannotWriteError(
+                f"{self._named} cannot hold {size:,} bytes more ({reason}); some ten times the bytes of the "
+                "weights are needed there: free some"
+            )
+            raise self._fault from error
+        return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, tuple(shape), tuple(strides))
 
     def _is_ours(self, tensor: Tensor) -> bool:
         if not _has_storage(tensor):
@@ -169,17 +172,27 @@ class OffloadStore(_SeesOperations, TorchDispatchMode):  # type: ignore[no-untyp
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Place large results of operations in files in this block; in a block within it nothing changes."""
+        """Place large results of operations in files in this block; in a block within it nothing changes.
+
+        Raises:
+            CannotWriteError: the folder could not hold one. It is raised again where the block is left: what
+                tries code that may raise anything takes it for a fault of that, and goes on without.
+        """
         if self._is_active:
             yield
             return
-        self._is_active = True
+        self._is_active, self._fault = True, None
         try:
             with self:
                 yield
+        except Exception as error:
+            if self._fault in (None, error):
+                raise
         finally:
             self._is_active = False
             self.release()
+        if self._fault is not None:
+            raise self._fault
 
 
 @contextmanager
@@ -190,8 +203,11 @@ def open_store(folder: Path) -> Iterator[OffloadStore]:
 
 
 @contextmanager
-def make_store(folder: Path) -> Iterator[OffloadStore]:
+def make_store(folder: Path, named: Path | None = None) -> Iterator[OffloadStore]:
     """Yield a store in ``folder``, which offloads while it is active; tensors that live on keep their files.
+
+    Errors call the folder as it is ``named``. While the store is open, blocks of a megabyte go back to the
+    system when they are freed, whatever they are of: operations on such tensors take up to half longer.
 
     Raises:
         PruneError: the folder is not there or lies in memory itself, or the system is not Linux.
@@ -204,11 +220,11 @@ def make_store(folder: Path) -> Iterator[OffloadStore]:
         place = Path(tempfile.mkdtemp(prefix="tpsprune-", dir=folder)).resolve()
     except OSError as error:
         raise PruneError(f"offload = '{folder}': {error.strerror}; a folder on a disk is needed") from error
-    store = OffloadStore(place)
+    store = OffloadStore(place, named or folder)
     try:
         if (kind := _file_system_of(place)) in IN_MEMORY:
             raise PruneError(
-                f"offload = '{folder}' lies in memory itself ({kind}); a folder on a disk is needed"
+                f"offload = '{named or folder}' lies in memory itself ({kind}); a folder on a disk is needed"
             )
         with _returning_what_is_freed():
             yield store

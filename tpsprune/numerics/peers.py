@@ -230,6 +230,8 @@ class Gathered(AbstractPeers):
         self.rank, self.size, self.shards = distributed.get_rank(), distributed.get_world_size(), shards
         self._words = distributed.new_group(backend="gloo", timeout=ANSWER)
         self._door = self._words
+        # Its own: but for the first process a barrier is as patient as its group.
+        self._roll = distributed.new_group(backend="gloo", timeout=SILENCE)
         self._bulk: distributed.ProcessGroup | None = None
         machines = self.gather(machine)
         distinct = list(dict.fromkeys(machines))
@@ -319,6 +321,8 @@ class Gathered(AbstractPeers):
                 )
         told = self._tell(told, by)
         if fault is not None:
+            if isinstance(fault, TpspruneError):
+                fault.is_everywhere = True
             raise fault
         if "fault" in told:
             # A refused cut is caught, where another plan may do; all are to try that one then.
@@ -355,7 +359,7 @@ class Gathered(AbstractPeers):
     def _missing(self, patience: timedelta) -> str | None:
         """Return who does not come to a barrier: nothing where another finds that out, None if all do."""
         try:
-            distributed.monitored_barrier(group=self._words, timeout=patience, wait_all_ranks=True)
+            distributed.monitored_barrier(group=self._roll, timeout=patience, wait_all_ranks=True)
         except RuntimeError as error:
             found = re.search(r"Ranks? ([\d, ]+) failed", str(error))
             return f"rank {found[1].strip()}" if found else ""
@@ -367,8 +371,8 @@ class Gathered(AbstractPeers):
         try:
             yield
         except RuntimeError as error:
-            # Over the group of words: after a failure the other is of no use.
-            who = None if self._bulk is self._words else self._missing(ROLL_CALL)
+            # Of one that has ended its neighbours alone know: they say so at once, and the others then know.
+            who = self._missing(ROLL_CALL) if "timed out" in str(error).lower() else None
             raise _gone(error, f"{who} does not answer" if who else _GONE) from error
 
     def _tell(self, value: Any, by: int) -> Any:

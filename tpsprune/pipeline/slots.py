@@ -25,6 +25,7 @@ from tpsprune.records.serial import Positive
 from tpsprune.runs import RunFolder, read_json, write_json_atomically
 from tpsprune.runs.files import cannot_write
 from tpsprune.runs.tensors import UNREADABLE
+from tpsprune.training.spread import tied_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,7 @@ def read_parts(path: Path, model: nn.Module) -> dict[str, Tensor]:
         stored = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
         found = {name: place_for(name, facts) for name, facts in stored.items()}
         load_parts(found, storage_reader=HuggingFaceStorageReader(str(path)))
+        found |= {f"model:{name}": found[f"model:{first}"] for name, first in tied_names(model).items()}
     except (CheckpointException, OSError, LookupError, *UNREADABLE) as error:
         raise RunFolderError(
             f"{path} is damaged or does not fit its recipe ({first_line(error)}); start again with --again"

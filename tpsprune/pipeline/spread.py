@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +40,30 @@ def whole_models_in(out: Path, recipe: Recipe, peers: AbstractPeers) -> Iterator
     if recipe.train.spread != "shard" or recipe.prune.gather == "host":
         yield None
         return
-    place = next(each for each in (out, *out.resolve().parents) if each.is_dir())
     with ExitStack() as stack:
 
         def make() -> OffloadStore | None:
             if not peers.is_first:
                 return None
             try:
-                return stack.enter_context(make_store(stack.enter_context(beside(place / "whole")).parent))
+                for each in [each for each in (*reversed(out.parents), out) if not each.is_dir()]:
+                    each.mkdir()
+                    stack.callback(_remove_empty, each)
+                folder = stack.enter_context(beside(out / "whole")).parent
+                return stack.enter_context(make_store(folder, out))
             except OSError as error:
-                raise cannot_write(place, error) from error
+                raise cannot_write(out, error) from error
             except PruneError as error:
                 raise PruneError(
                     f"prune.gather = 'disk': {error} (--out); 'host' takes the memory of one machine"
                 ) from error
 
         yield peers.together(make)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def shape_after(bench: Workbench, folder: RunFolder, rounds: int) -> nn.Module:

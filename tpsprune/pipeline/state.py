@@ -264,7 +264,8 @@ def save_checkpoint(folder: RunFolder, state: State, panel: Panel, peers: Abstra
         save_tensors(_checkpoint(folder), tensors, metadata)
         return
     parts = {name: tensor for name, tensor in tensors.items() if hasattr(tensor, "full_tensor")}
-    slot = write_parts(folder, parts, peers)
+    again = {f"model:{name}" for name in training.tied_names(state.model)}
+    slot = write_parts(folder, {name: parts[name] for name in parts if name not in again}, peers)
     if peers.is_first:
         common = {name: tensor for name, tensor in tensors.items() if name not in parts}
         save_tensors(common_of(folder, slot), common, metadata)

@@ -52,6 +52,7 @@ def spread_faults(train: Train, tps: Tps, watch: Watch, prune: Prune, retrain: R
 
 def _needs_memory(prune: Prune) -> list[tuple[str, object, bool, str]]:
     """Return what takes a whole model, or its gradients, into memory after all, where it is cut in files."""
+    repairs = prune.repair is not False and prune.repair_steps not in ("auto", 0)
     or_host = "or prune.gather = 'host', which has the memory of one machine for it"
     return [
         (
@@ -65,7 +66,7 @@ def _needs_memory(prune: Prune) -> list[tuple[str, object, bool, str]]:
         (
             "prune.repair_steps",
             prune.repair_steps,
-            prune.repair_steps not in ("auto", 0),
+            repairs,
             f"'auto', {or_host}",
         ),
     ]

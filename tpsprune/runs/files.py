@@ -41,8 +41,9 @@ _WORDS: Final[dict[int, str]] = {
 
 def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     """Return the error of a ``path`` that could not be written, with a remedy."""
-    words = _WORDS.get(error.errno or 0, f"cannot write {{path}}: {error.strerror or error}")
-    return CannotWriteError(words.format(path=path))
+    words = _WORDS.get(error.errno or 0)
+    plain = f"cannot write {path}: {error.strerror or error}"
+    return CannotWriteError(words.format(path=path) if words else plain)
 
 
 @contextmanager

@@ -135,28 +135,34 @@ def _read_all(file: BufferedReader, facts: Expected) -> tuple[dict[str, Tensor],
     """
     changed = ValueError("it was changed while it was read")
     head = file.read(8)
-    (size,) = struct.unpack("<Q", head)
-    if size > MOST_PICKLED:
+    if len(head) < 8 or (size := struct.unpack("<Q", head)[0]) > MOST_PICKLED:
         raise changed
     raw = file.read(size)
     digest = hashlib.sha256(head + raw)
-    header = {name: facts for name, facts in json.loads(raw).items() if name != "__metadata__"}
     tensors: dict[str, Tensor] = {}
     position = 0
-    for name, own in sorted(header.items(), key=lambda each: each[1]["data_offsets"]):
-        shape, dtype = tuple(own["shape"]), DTYPES[own["dtype"]]
-        begin, end = own["data_offsets"]
+    try:
+        header = json.loads(raw)
+        header.pop("__metadata__", None)
+        parts = sorted(
+            (*own["data_offsets"], name, own["shape"], own["dtype"]) for name, own in header.items()
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise changed from error
+    for begin, end, name, shape_, kind in parts:
+        shape, dtype = tuple(shape_), DTYPES.get(kind, torch.uint8)
         if (
             facts.get(name) != (shape, dtype)
             or begin != position
             or end - begin != prod(shape) * dtype.itemsize
         ):
             raise changed
-        tensors[name] = torch.empty(shape, dtype=dtype)
-        content = tensors[name].reshape(-1).view(torch.uint8).numpy().data
+        tensor = torch.empty(shape, dtype=dtype, device="cpu")
+        content = tensor.reshape(-1).view(torch.uint8).numpy().data
         if file.readinto(content) != len(content):
             raise changed
         digest.update(content)
+        tensors[name] = tensor.detach()  # Offloading sees operations, and drops what they touch from memory.
         position = end
     if tensors.keys() != facts.keys() or file.read(1):
         raise changed

@@ -21,6 +21,7 @@ from tpsprune.training.spread import (
     gather,
     is_spread,
     spread_out,
+    tied_names,
     without_numbers,
 )
 from tpsprune.training.teacher import Teacher
@@ -60,5 +61,6 @@ __all__ = [
     "spread_out",
     "state_by_name",
     "steps_per_epoch",
+    "tied_names",
     "without_numbers",
 ]

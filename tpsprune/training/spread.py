@@ -104,6 +104,15 @@ def is_spread(model: nn.Module) -> bool:
     return any(hasattr(each, "full_tensor") for each in model.parameters())
 
 
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Return the further names of parameters that have several, each with the first one."""
+    first: dict[nn.Parameter, str] = {}
+    for name, each in model.named_parameters(remove_duplicate=False):
+        first.setdefault(each, name)
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[each] for name, each in every if first[each] != name}
+
+
 def largest_open(model: nn.Module) -> int:
     """Return how many weights of a model are open on a process at most: those in no block, and a block's.
 
