@@ -120,6 +120,7 @@ def extract(
         ModelError: its parameters are sharded over processes.
         PeersError: another process that holds the model has not come here, or has a fault of its own.
         ArtifactError: ``weights`` cannot be read or do not fit the model.
+        CannotWriteError: the folder of ``offload`` is full.
     """
     target = Macs(0.5) if target is None else target
     peers = peers_of([model], replicated, "extract")
