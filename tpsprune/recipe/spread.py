@@ -14,7 +14,7 @@ UNREAD: Final = ("commutator_defect", "hessian")
 
 
 def spread_faults(train: Train, tps: Tps, watch: Watch, prune: Prune, retrain: Retrain) -> Iterator[Fault]:
-    """Yield what a recipe asks for that ``train.spread = "shard"`` cannot do, and what would do."""
+    """Yield what a recipe asks for that ``train.spread = "shard"`` cannot do, and what works instead."""
     if train.spread != "shard":
         if prune.gather is not None:
             yield Fault("prune.gather", "is read with train.spread = 'shard' only (here 'replicate')")
@@ -41,9 +41,9 @@ def spread_faults(train: Train, tps: Tps, watch: Watch, prune: Prune, retrain: R
     ]
     if prune.gather != "host":
         not_done += _needs_memory(prune)
-    for place, found, is_asked, would_do in not_done:
+    for place, found, is_asked, remedy in not_done:
         if is_asked:
-            message = f"is not done yet with train.spread = 'shard'; use {would_do} (found {found!r})"
+            message = f"is not done yet with train.spread = 'shard'; use {remedy} (found {found!r})"
             yield Fault(place, message)
     for name in UNREAD:
         if name in watch.signals:

@@ -50,7 +50,7 @@ def read_within(text: str, option: str = "--within") -> Within:
     Within(text='accuracy >= -1pt', figure='accuracy', value=-0.01, at_least=True, relative=True)
 
     Raises:
-        RecipeError: it is none; names the option, what is wrong with it, and what would do.
+        RecipeError: it is none; names the option, what is wrong with it, and what is valid.
     """
 
     def fault(message: str) -> RecipeError:
